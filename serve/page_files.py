@@ -21,18 +21,19 @@ PAGE_FILES = {
 _ONLY_FOR = re.compile(r"(\s*)<!-- (\w+) -->(.*?)<!-- /\2 -->", re.DOTALL)
 
 
-def page_file(name: str, runs_on: str) -> bytes:
+def page_file(name: str, *parts: str) -> bytes:
     """Return the content of a file of the page.
 
-    The HTML files are shared. A part for one of the two only is between ``<!-- server -->`` and ``<!-- /server -->``,
-    or between the same marks with ``browser``.
+    The HTML files are shared. What only some forms of the page have is between marks, such as ``<!-- server -->`` and
+    ``<!-- /server -->``.
 
     Args:
-        name: of the file, one of ``PAGE_FILES[runs_on]``.
-        runs_on: where the model runs, ``server`` or ``browser``.
+        name: of the file, one of :data:`PAGE_FILES`.
+        parts: the marked parts that stay: where the model runs, ``server`` or ``browser``; with the latter also how
+            the page is opened, as a ``folder`` on a file server or as a ``single`` file.
     """
     content = (_FOLDER / name).read_bytes()
     if not name.endswith(".html"):
         return content
-    text = _ONLY_FOR.sub(lambda part: part[1] + part[3] if part[2] == runs_on else "", content.decode())
+    text = _ONLY_FOR.sub(lambda part: part[1] + part[3] if part[2] in parts else "", content.decode())
     return text.encode()

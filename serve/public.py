@@ -48,23 +48,37 @@ def start_server(
     serve(Path(model), limits, options, on_ready=on_ready or (lambda url, models: None))
 
 
-def write_page(model: StrPath, output: StrPath, *, runtime: StrPath | None = None) -> dict[str, int]:
-    """Write a web page that runs a model in the browser: a folder for any file server: ``xserve page``.
+def write_page(
+    model: StrPath,
+    output: StrPath,
+    *,
+    single: bool = False,
+    runtime: StrPath | None = None,
+    progress: Progress | None = None,
+) -> dict[str, int]:
+    """Write a web page that runs a model in the browser, as a folder of files or as one file: ``xserve page``.
 
     Args:
         model: a full model.
-        output: the folder to write.
-        runtime: the npm package onnxruntime-web, packed or unpacked; by default it is fetched once with npm.
+        output: the folder, or the file, to write.
+        single: write one HTML file that opens without a server.
+        runtime: folder with the two files of onnxruntime-web, or its npm package, packed or unpacked; by default they
+            are downloaded once.
+        progress: called with the bytes of that download.
 
     Returns:
         The name of each file, with its size in bytes.
 
     Raises:
-        XfeatError: as :func:`xfeat.serve.static_site.write.write_site` says.
+        XfeatError: as :func:`xfeat.serve.static_site.write.write_site` and
+            :func:`xfeat.serve.static_site.single_file.write_single` say.
     """
+    from xfeat.serve.static_site.single_file import write_single
     from xfeat.serve.static_site.write import write_site
 
-    return write_site(Path(model), Path(output), None if runtime is None else Path(runtime))
+    source = None if runtime is None else Path(runtime)
+    write = write_single if single else write_site
+    return write(Path(model), Path(output), source, steps_of(progress, "downloading onnxruntime-web"))
 
 
 def evaluate_model(

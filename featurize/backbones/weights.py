@@ -9,7 +9,7 @@ import os
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
@@ -68,7 +68,7 @@ def find_weights(
             f"the weights of {name} cannot be stored", found="no home folder: HOME is not set", fix=_ANOTHER_FOLDER
         )
     try:
-        download(_url(info), cached, sha256_prefix=info.sha256_prefix, progress=progress)
+        download(_url(info), cached, digest=info.sha256_prefix, progress=progress)
     except WeightsError as error:
         raise WeightsError(
             f"the weights of {name} cannot be downloaded",
@@ -96,6 +96,14 @@ def weights_address(name: str) -> str | None:
     """Return where the weights are downloaded from, or ``None`` if nowhere."""
     info = backbone_info(name)
     return _url(info) if info.url else None
+
+
+def mirrored(url: str) -> str:
+    """Return where a file is downloaded from: the folder or URL in ``XFEAT_WEIGHTS_MIRROR``, if it is set, else ``url``."""
+    mirror, name = os.environ.get(MIRROR_VARIABLE), url.rpartition("/")[2]
+    if mirror and "://" not in mirror:
+        return Path(os.path.abspath(os.path.expanduser(mirror)), name).as_uri()
+    return f"{mirror.rstrip('/')}/{name}" if mirror else url
 
 
 def check_connection(url: str) -> None:
@@ -129,18 +137,38 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def download(url: str, target: Path, *, sha256_prefix: str, progress: DownloadProgress | None = None) -> None:
-    """Fetch ``url`` into ``target``, which appears only if its SHA-256 starts with ``sha256_prefix``.
+def download(
+    url: str,
+    target: Path,
+    *,
+    digest: str,
+    algorithm: str = "sha256",
+    elsewhere: str = _ANOTHER_FOLDER,
+    progress: DownloadProgress | None = None,
+) -> None:
+    """Fetch ``url`` into ``target``, which appears only if its content is the expected one.
+
+    Args:
+        url: where it is.
+        target: the file to write.
+        digest: hexadecimal digits with which the digest of the content starts.
+        algorithm: of the digest, as hashlib names it.
+        elsewhere: how the user chooses another folder.
+        progress: called with each piece.
 
     Raises:
         WeightsError: if the server does not answer within seconds, the connection breaks, or the file is another one.
         OutputError: if ``target`` cannot be written.
     """
-    with _open_url(url) as response, replacing(target, elsewhere=_ANOTHER_FOLDER) as partial:
+    found = hashlib.new(algorithm)
+    with _open_url(url) as response, replacing(target, elsewhere=elsewhere) as partial:
         with partial.open("wb") as file:
-            digest = _copy(response, file.write, url, progress)
-        if not digest.startswith(sha256_prefix):
-            raise WeightsError(f"{url}: not the official file, but one with SHA-256 {digest}")
+            for chunk in _chunks(response, url, progress):
+                found.update(chunk)
+                file.write(chunk)
+        if not found.hexdigest().startswith(digest):
+            name = algorithm.replace("sha", "SHA-")
+            raise WeightsError(f"{url}: not the official file, but one with {name} {found.hexdigest()}")
 
 
 def _open_url(url: str) -> HTTPResponse:
@@ -172,9 +200,9 @@ def _close(opened: Future[HTTPResponse]) -> None:
         opened.result().close()
 
 
-def _copy(response: HTTPResponse, write: Callable[[bytes], object], url: str, progress: DownloadProgress | None) -> str:
+def _chunks(response: HTTPResponse, url: str, progress: DownloadProgress | None) -> Iterator[bytes]:
     total = int(response.headers.get("Content-Length") or 0)
-    digest, done = hashlib.sha256(), 0
+    done = 0
     while True:
         try:
             chunk = response.read(_CHUNK_BYTES)
@@ -182,14 +210,12 @@ def _copy(response: HTTPResponse, write: Callable[[bytes], object], url: str, pr
             raise WeightsError(f"{url}: connection lost after {done} of {total} bytes: {error}") from error
         if not chunk:
             break
-        digest.update(chunk)
-        write(chunk)
+        yield chunk
         done += len(chunk)
         if progress is not None:
             progress(done, total)
     if done < total:
         raise WeightsError(f"{url}: connection lost after {done} of {total} bytes")
-    return digest.hexdigest()
 
 
 def _checked(info: BackboneInfo, path: Path) -> Weights:
@@ -228,10 +254,7 @@ def _wheel_file(wheel: tuple[str, str]) -> Path | None:
 
 
 def _url(info: BackboneInfo) -> str:
-    mirror = os.environ.get(MIRROR_VARIABLE)
-    if mirror and "://" not in mirror:
-        return Path(os.path.abspath(os.path.expanduser(mirror)), info.file_name).as_uri()
-    return f"{mirror.rstrip('/')}/{info.file_name}" if mirror else str(info.url)
+    return mirrored(str(info.url))
 
 
 def _how_to_get(info: BackboneInfo) -> str:

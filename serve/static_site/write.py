@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from xfeat.featurize.backbones.weights import DownloadProgress
 from xfeat.featurize.errors import ModelError, OutputError
 from xfeat.featurize.system.atomic import replacing
 from xfeat.featurize.text import listed
@@ -23,8 +24,8 @@ logger = logging.getLogger(__name__)
 FORMAT = "xfeat.page"
 SCHEMA_VERSION = 1
 DESCRIPTION = "model.json"
-# decode.js rejects TIFF, DICOM and 16-bit PNG by name, with advice.
-IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "WebP")
+# decode.js rejects TIFF, 16-bit PNG and most compressed DICOM by name, with advice.
+IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "WebP", "DICOM")
 RUNTIME_NAMES = {"ort.wasm.bundle.min.mjs": "onnxruntime.js", "ort-wasm-simd-threaded.wasm": "onnxruntime.wasm"}
 # WebAssembly may be compiled. The worker that runs it is started from a blob: so this policy applies to it as well.
 POLICY = (
@@ -37,14 +38,16 @@ _MODEL_NAME = re.compile(r"model-[0-9a-f]{12}\.onnx")
 _UNFINISHED = re.compile(r"\..*\.tmp")  # what a killed run leaves behind
 
 
-def write_site(model: Path, folder: Path, runtime: Path | None = None) -> dict[str, int]:
+def write_site(
+    model: Path, folder: Path, runtime: Path | None = None, progress: DownloadProgress | None = None
+) -> dict[str, int]:
     """Write the site of a model file. An earlier site is replaced; a folder with any other file is rejected.
 
     Args:
         model: a full model file of ``xexport onnx``.
         folder: where to write.
-        runtime: source of the npm package onnxruntime-web; see
-            :func:`xfeat.serve.static_site.onnxruntime_web.find_runtime`.
+        runtime: source of onnxruntime-web; see :func:`xfeat.serve.static_site.onnxruntime_web.find_runtime`.
+        progress: called with the bytes of its download.
 
     Returns:
         The name of each file, with its size in bytes.
@@ -56,6 +59,35 @@ def write_site(model: Path, folder: Path, runtime: Path | None = None) -> dict[s
         SpecError, MissingExtraError: if onnxruntime-web is not available.
     """
     _require_site_folder(folder)
+    facts, files = site_parts(model, runtime, progress)
+    pages = {name: page_file(name, "browser", "folder") for name in PAGE_FILES["browser"]}
+    files |= {name: content.replace(b"$policy", POLICY.encode()) for name, content in pages.items()}
+    description = {DESCRIPTION: json.dumps(facts, indent=1).encode()}
+    # In a new folder the description comes first: it marks the folder as a site, so that an interrupted command can be
+    # repeated. In an earlier site it comes last: when it changes, all files that it names are there.
+    files = files | description if (folder / DESCRIPTION).exists() else description | files
+    for file, data in files.items():
+        with replacing(folder / file) as partial:
+            partial.write_bytes(data)
+    for old in folder.iterdir():
+        if old.name not in files and _belongs_to_site(old):
+            old.unlink()
+    return {file: len(data) for file, data in files.items()}
+
+
+def site_parts(
+    model: Path, runtime: Path | None, progress: DownloadProgress | None
+) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Return the description of a model that the page reads, and the files of the model and of onnxruntime-web.
+
+    Args:
+        model: as above.
+        runtime: as above.
+        progress: as above.
+
+    Raises:
+        XfeatError: as above.
+    """
     predictor = Predictor.open(model, device="cpu")
     if predictor.metadata.variant != "full":
         raise ModelError(
@@ -72,19 +104,8 @@ def write_site(model: Path, folder: Path, runtime: Path | None = None) -> dict[s
         )
     # The name depends on the content: a browser never takes a cached older model for this one.
     name = f"model-{predictor.model.sha256[:12]}.onnx"
-    files = {name: content} | {RUNTIME_NAMES[part]: data for part, data in find_runtime(runtime).items()}
-    files |= {page: page_file(page, "browser").replace(b"$policy", POLICY.encode()) for page in PAGE_FILES["browser"]}
-    description = {DESCRIPTION: json.dumps(_describe_site(predictor, name, files), indent=1).encode()}
-    # In a new folder the description comes first: it marks the folder as a site, so that an interrupted command can be
-    # repeated. In an earlier site it comes last: when it changes, all files that it names are there.
-    files = files | description if (folder / DESCRIPTION).exists() else description | files
-    for file, data in files.items():
-        with replacing(folder / file) as partial:
-            partial.write_bytes(data)
-    for old in folder.iterdir():
-        if old.name not in files and _belongs_to_site(old):
-            old.unlink()
-    return {file: len(data) for file, data in files.items()}
+    files = {name: content} | {RUNTIME_NAMES[part]: data for part, data in find_runtime(runtime, progress).items()}
+    return _describe_site(predictor, name, files), files
 
 
 def _describe_site(predictor: Predictor, name: str, files: dict[str, bytes]) -> dict[str, Any]:

@@ -191,7 +191,7 @@ def test_a_server_that_does_not_say_how_much_is_accepted(
 
 
 def fetch(server: Server, target: Path, sha256_prefix: str = DIGEST[:8]) -> None:
-    download(f"{server.url}/w.pth", target, sha256_prefix=sha256_prefix)
+    download(f"{server.url}/w.pth", target, digest=sha256_prefix)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""``xserve page``: what it writes and what it rejects. Without browser and npm: a dummy replaces onnxruntime-web."""
+"""``xserve page``: what it writes and what it rejects. Without a browser: a dummy replaces onnxruntime-web."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import base64
 import hashlib
 import io
 import json
-import os
 import re
 import tarfile
 
@@ -39,24 +38,22 @@ def package(tmp_path, monkeypatch):
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
     monkeypatch.setattr(onnxruntime_web, "SHA512", {name: digest(content) for name, content in FILES.items()})
-    monkeypatch.setattr(onnxruntime_web, "ARCHIVE_SHA512", digest(archive.read_bytes()))
     monkeypatch.delenv("XFEAT_CACHE_DIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("XFEAT_WEIGHTS_MIRROR", raising=False)
     return archive
 
 
 @pytest.fixture
-def npm(tmp_path, package, monkeypatch):
-    """Return a function that puts a program called npm first on the path: a line of shell."""
-    folder = tmp_path / "bin"
+def cdn(tmp_path, serve_folder, monkeypatch):
+    """Return a folder that a server offers in place of the CDN, and the list of what it was asked for."""
+    folder, asked = tmp_path / "cdn", []
     folder.mkdir()
-
-    def put(line):
-        (folder / "npm").write_text(f"#!/bin/sh\n{line}\n")
-        (folder / "npm").chmod(0o755)
-
-    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
-    return put
+    for name, content in FILES.items():
+        (folder / name).write_bytes(content)
+    with serve_folder(folder, asked) as address:
+        monkeypatch.setattr(onnxruntime_web, "ADDRESS", address.rstrip("/"))
+        yield folder, asked
 
 
 def test_the_site_holds_all_files_that_its_files_refer_to(model, package, tmp_path):
@@ -185,7 +182,7 @@ def test_a_core_model_is_rejected(write_model, package, tmp_path):
     assert not (tmp_path / "site").exists()
 
 
-def test_the_package_is_taken_from_an_archive_a_folder_and_the_folder_that_npm_installs(package, tmp_path):
+def test_the_package_is_taken_from_an_archive_and_from_any_folder_with_its_files(package, tmp_path):
     with tarfile.open(package) as tar:
         tar.extractall(tmp_path / "unpacked", filter="data")
     unpacked = tmp_path / "unpacked"
@@ -203,8 +200,7 @@ def test_a_modified_file_is_rejected_from_any_source(package, tmp_path):
             onnxruntime_web.find_runtime(place)
 
 
-def test_xfeat_cache_dir_moves_the_cache(package, npm, tmp_path, monkeypatch):
-    npm(f'cp {package} "$5/package.tgz"')
+def test_xfeat_cache_dir_moves_the_cache(cdn, tmp_path, monkeypatch):
     monkeypatch.setenv("XFEAT_CACHE_DIR", str(tmp_path / "elsewhere"))
     assert onnxruntime_web.find_runtime() == FILES
     assert sorted(path.name for path in (tmp_path / "elsewhere" / "onnxruntime-web-1.30.0").iterdir()) == sorted(FILES)
@@ -222,33 +218,53 @@ def test_files_and_folders_that_are_not_the_package_are_rejected(tmp_path):
         onnxruntime_web.find_runtime(tmp_path)
 
 
-def test_npm_is_run_once_and_its_package_is_cached(package, npm, tmp_path):
-    npm(f'echo "$*" >> {tmp_path}/asked; cp {package} "$5/package.tgz"')
+def test_the_files_are_downloaded_once_and_cached(cdn):
+    seen = []
     for _ in range(2):
-        assert onnxruntime_web.find_runtime() == FILES
-    (asked,) = (tmp_path / "asked").read_text().splitlines()
-    assert asked.startswith("pack onnxruntime-web@1.30.0 --loglevel=error --pack-destination ")
+        assert onnxruntime_web.find_runtime(progress=lambda done, total: seen.append((done, total))) == FILES
+    assert cdn[1] == [f"/{name}" for name in FILES]
+    assert seen == [(len(content), len(content)) for content in FILES.values()]
+
+
+def test_an_interrupted_download_goes_on_with_the_file_that_is_missing(cdn):
+    first, second = FILES
+    cached = onnxruntime_web.runtime_cache()
+    cached.mkdir(parents=True)
+    (cached / first).write_bytes(FILES[first])
+    assert onnxruntime_web.find_runtime() == FILES
+    assert cdn[1] == [f"/{second}"]
+
+
+def test_a_mirror_may_be_a_folder(cdn, monkeypatch):
+    monkeypatch.setenv("XFEAT_WEIGHTS_MIRROR", str(cdn[0]))
+    assert onnxruntime_web.find_runtime() == FILES
+    assert cdn[1] == []
+
+
+def absent(folder):
+    (folder / "ort-wasm-simd-threaded.wasm").unlink()
+
+
+def changed(folder):
+    (folder / "ort-wasm-simd-threaded.wasm").write_bytes(b"other")
 
 
 @pytest.mark.parametrize(
-    ("line", "words"),
-    [
-        ("echo no network >&2; exit 1", "found: *no network"),
-        ("exit 0", "npm cannot fetch"),
-        ('echo other > "$5/package.tgz"', "npm config get registry"),
-    ],
+    ("damage", "words"), [(absent, "ot [Ff]ound"), (changed, "not the official file.*SHA-512 [0-9a-f]{128}")]
 )
-def test_an_error_of_npm_is_reported_with_a_fix(npm, line, words):
-    npm(line)
-    with pytest.raises(MissingExtraError, match=words):
+def test_a_failed_download_is_reported_with_a_fix_and_leaves_no_file(cdn, damage, words):
+    damage(cdn[0])
+    with pytest.raises(MissingExtraError, match=words) as problem:
+        onnxruntime_web.find_runtime()
+    assert "--runtime" in problem.value.fix
+    assert not (onnxruntime_web.runtime_cache() / "ort-wasm-simd-threaded.wasm").exists()
+
+
+def test_without_a_connection_the_message_says_how_to_bring_the_files(monkeypatch):
+    monkeypatch.setattr(onnxruntime_web, "ADDRESS", "http://127.0.0.1:9")
+    with pytest.raises(MissingExtraError, match=r"cannot be downloaded(.|\n)*refused(.|\n)*--runtime"):
         onnxruntime_web.find_runtime()
     assert not onnxruntime_web.runtime_cache().exists()
-
-
-def test_without_npm_the_message_names_the_command(monkeypatch):
-    monkeypatch.setenv("PATH", "")
-    with pytest.raises(MissingExtraError, match=r"npm pack onnxruntime-web@1\.30\.0 .*--runtime"):
-        onnxruntime_web.find_runtime()
 
 
 def test_the_command_prints_what_it_wrote(model, package, tmp_path):
@@ -266,12 +282,11 @@ def test_wrong_usage_exits_with_2(options):
     assert CliRunner().invoke(main, ["page", *options]).exit_code == 2
 
 
-def test_a_missing_model_is_named_before_anything_is_fetched(npm, tmp_path):
-    npm(f"touch {tmp_path}/asked; exit 1")
+def test_a_missing_model_is_named_before_anything_is_downloaded(cdn, tmp_path):
     done = CliRunner().invoke(main, ["page", "-o", str(tmp_path / "site"), "--model", str(tmp_path / "none.onnx")])
     assert done.exit_code == 1
     assert "model not found" in done.output
-    assert not (tmp_path / "asked").exists()
+    assert cdn[1] == []
 
 
 def test_a_large_model_is_said_since_every_visitor_loads_it(write_model, tmp_path, package, monkeypatch, caplog):
