@@ -115,6 +115,10 @@ class BusyError(XfeatError, BlockingIOError):
     """Another process is writing the same file."""
 
 
+class AddressError(XfeatError, OSError):
+    """The server cannot listen on its address and port."""
+
+
 class TrackingError(XfeatError, ConnectionError):
     """An experiment tracker, such as an MLflow server, cannot be used."""
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from xfeat.export.model.score_bins import ScoreBins
 from xfeat.featurize.errors import MismatchError, ModelError, SpecError
 from xfeat.featurize.specs import FeatureSpec, Spec, check_decision, require
 from xfeat.featurize.typed_json import parse_json
@@ -40,6 +41,8 @@ class ModelMetadata(Spec):
         float_layers: names of the convolutions in float32 in an ``int8`` model.
         audit: result of the audit of the training data, from the run; ``None`` if the run has none.
         elsewhere: what to expect of images from other sources, or ``None`` if that was not measured.
+        validation_bins: of the validation images: ``probability`` of the positive class (without one, of the most
+            probable class) and ``ood``; empty in models of earlier versions.
     """
 
     nested: ClassVar[dict[str, type[Spec]]] = {"feature_spec": FeatureSpec}
@@ -59,6 +62,7 @@ class ModelMetadata(Spec):
     float_layers: tuple[str, ...] = ()
     audit: dict[str, Any] | None = None
     elsewhere: str | None = None
+    validation_bins: dict[str, ScoreBins] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         require(self.variant in VARIANTS, "unknown variant", expected=" or ".join(VARIANTS), found=self.variant)
@@ -81,9 +85,10 @@ class ModelMetadata(Spec):
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON types, without ``elsewhere`` if it was not measured, as in the first version."""
+        """Return plain JSON types, as in the first version without what was not measured."""
         settings = super().to_dict()
-        return settings if self.elsewhere else {name: settings[name] for name in settings if name != "elsewhere"}
+        later = ("elsewhere", "validation_bins")
+        return {name: value for name, value in settings.items() if value or name not in later}
 
     def to_props(self) -> dict[str, str]:
         """Return the entries of ``metadata_props``."""
@@ -96,7 +101,9 @@ class ModelMetadata(Spec):
     @classmethod
     def _upgraded(cls, settings: dict[str, Any]) -> dict[str, Any]:
         # INT8 files of version 0.1 have head_bits.
-        return {name: value for name, value in settings.items() if name != "head_bits"}
+        settings = {name: value for name, value in settings.items() if name != "head_bits"}
+        bins = settings.get("validation_bins", {})
+        return settings | {"validation_bins": {name: ScoreBins.from_dict(each) for name, each in bins.items()}}
 
     @classmethod
     def from_props(cls, props: Mapping[str, str], path: str | Path) -> ModelMetadata:

@@ -66,6 +66,15 @@ def _check_kind(option: click.Parameter, value: object, path: Path) -> None:
         raise SpecError(f"setting {name} has another type", path=path, expected=expected, found=repr(value)[:80])
 
 
+def log_as(ctx: click.Context, parameter: click.Parameter, kind: str) -> str:
+    """Start the log on stderr (a click callback), so that errors in the other options are in it, too."""
+    if kind != "off":
+        from xfeat.serve.http.stderr_log import log_to_stderr
+
+        ctx.find_root().with_resource(log_to_stderr(kind))  # it outlives this context, as messages of errors do
+    return kind
+
+
 def read_key(path: Path | None) -> str | None:
     """Return the API key from a file, or else from the environment; ``None`` if there is neither.
 

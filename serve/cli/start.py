@@ -11,8 +11,8 @@ import xfeat
 from xfeat.export.cli.options import cuda_graphs_option, model_argument, require_signature_option
 from xfeat.featurize.console import COUNT, FILE, NOT_NEGATIVE, POSITIVE, print_result, say, spec_option
 from xfeat.serve.cli.options import THREADS, allow_unverified_option
-from xfeat.serve.cli.settings import name_environment, read_file, read_key
-from xfeat.serve.specs import MEBIBYTE, AccessOptions, ServerOptions, ServeSpec
+from xfeat.serve.cli.settings import log_as, name_environment, read_file, read_key
+from xfeat.serve.specs import LEAST_DRIFT_IMAGES, MEBIBYTE, MOST_DRIFT_IMAGES, AccessOptions, ServerOptions, ServeSpec
 
 if TYPE_CHECKING:
     from xfeat.serve.models.registry import ModelRegistry
@@ -31,6 +31,13 @@ if TYPE_CHECKING:
 )
 @spec_option(ServerOptions, "host", str, "Address to listen on; 0.0.0.0 for all.")
 @spec_option(ServerOptions, "port", click.IntRange(0, 65535), "Port to listen on; 0 for a free one.")
+@spec_option(
+    ServerOptions,
+    "default_model",
+    str,
+    "Name of the model for requests that name none. If its file is removed, they are refused.  [default: the first by "
+    "name at the start]",
+)
 @spec_option(
     ServerOptions,
     "device",
@@ -80,6 +87,14 @@ if TYPE_CHECKING:
 )
 @spec_option(
     AccessOptions,
+    "trusted_proxy",
+    str,
+    "Address or network of a reverse proxy, such as 10.0.0.0/8, whose X-Forwarded-For names the client in the log; * "
+    "for all. Can be repeated.",
+    multiple=True,
+)
+@spec_option(
+    AccessOptions,
     "cors_origin",
     str,
     "Web site whose pages may send requests, such as https://example.org; * for all. Can be repeated.",
@@ -97,8 +112,11 @@ if TYPE_CHECKING:
     ServerOptions,
     "log_format",
     click.Choice(["off", "text", "json"]),
-    "Log one line per request on stderr, without images and file names.",
+    "Log one line per request on stderr, without images and file names. json makes everything there JSON, a line each.",
+    is_eager=True,
+    callback=log_as,
 )
+@spec_option(ServerOptions, "log_client", bool, "Log the address of the client.")
 @allow_unverified_option
 @require_signature_option
 @spec_option(
@@ -106,6 +124,12 @@ if TYPE_CHECKING:
     "watch_s",
     POSITIVE,
     "Interval for checking whether model files have changed, to reload them.  [default: only on SIGHUP]",
+)
+@spec_option(
+    ServeSpec,
+    "drift_window",
+    click.IntRange(LEAST_DRIFT_IMAGES, MOST_DRIFT_IMAGES),
+    "Newest images of each model that /metrics compares with the validation images.",
 )
 @click.option(
     "--json",
@@ -125,26 +149,12 @@ def start(model: Path, **settings: Any) -> None:
         "max_batch": settings.pop("batch_size"),
         "api_key": read_key(settings.pop("api_key_file")),
     }
-    if settings["log_format"] == "json":
-        _log_as_json()
 
     def announce(url: str, models: ModelRegistry) -> None:
-        device = models.default.device
+        device = models[models.default_name].device
         ready = {"url": url, "models": list(models), "device": device}
         print_result(ready, [f"serving {model} on {device} at {url}"], as_json=as_json)
         say("Ctrl-C stops")
 
     xfeat.start_server(model, announce, **settings)
     say("stopped")
-
-
-def _log_as_json() -> None:
-    import logging
-
-    from xfeat.serve.http.request_log import JsonLines
-
-    handler = logging.StreamHandler()
-    handler.setFormatter(JsonLines())
-    for name in ("xfeat", "uvicorn"):
-        logging.getLogger(name).handlers[:] = [handler]
-        logging.getLogger(name).propagate = False

@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Match
 
+from xfeat.featurize.text import printable
 from xfeat.serve.http.access import (
     KEY_HEADER,
     CheckRequests,
@@ -42,7 +43,7 @@ from xfeat.serve.inference.results import Result, as_json, split_results
 from xfeat.serve.models.registry import Reload
 from xfeat.serve.specs import AccessOptions
 
-ModelName = Annotated[str | None, Query(description="name of the model; by default the first")]
+ModelName = Annotated[str | None, Query(description="name of the model; without it, the default model of the server")]
 Heatmap = Annotated[bool, Query(description="whether to return heatmaps")]
 
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -76,14 +77,15 @@ def build_app(service: Service, access: AccessOptions | None = None, *, log: Log
     )
     app.state.service = service
     # FastAPI tries the routes in this order, which takes time: the most used come first.
-    app.include_router(_predict_routes(service))
-    app.include_router(protocol_routes(service))
-    app.include_router(site_routes())
-    app.include_router(preview_routes(service, threads))
-    app.include_router(_state_routes(service))
-    app.include_router(_admin_routes(service, locked=access.api_key is not None))
+    routers = (
+        *(_predict_routes(service), protocol_routes(service), site_routes(), preview_routes(service, threads)),
+        *(_state_routes(service), _admin_routes(service, locked=access.api_key is not None)),
+    )
+    routes = [*app.routes, *(route for router in routers for route in router.routes)]
+    for router in routers:
+        app.include_router(router)
     _add_middleware(app, access)
-    app.add_middleware(ObserveRequests, metrics=service.metrics, log=log)
+    app.add_middleware(ObserveRequests, models=service.models, routes=routes, log=log)
     app.add_exception_handler(HTTPException, _answer_http_error)
     app.add_exception_handler(RequestValidationError, _answer_wrong_parameter)
     app.add_exception_handler(Exception, _answer_server_error)
@@ -142,7 +144,7 @@ def _predict_routes(service: Service) -> APIRouter:
 
 
 def _reply(predictor: Predictor, results: list[Result], heatmap: bool) -> JSONResponse:
-    body = as_json(predictor.path.name, results)
+    body = as_json(printable(predictor.path.name), results)
     predictions, skipped = split_results(results)
     if not predictions:
         by_model = any(image.by_model for image in skipped)
@@ -169,6 +171,7 @@ def _state_routes(service: Service) -> APIRouter:
         return describe_model(served.predictor) | {
             "name": served.name,
             "names": list(service.models),
+            "default": service.models.default_name,
             "formats": readable_formats(),
             "device": served.device,
             "limits": {"max_body_bytes": service.spec.max_body_bytes, "max_files": service.spec.max_files},
@@ -176,19 +179,22 @@ def _state_routes(service: Service) -> APIRouter:
 
     @router.get("/health", summary="Whether images are accepted", responses=STOPPING)
     async def health() -> JSONResponse:
-        default = service.models.default
+        models = service.models
+        default = models.default
         state = {
             "status": "ok" if service.ready else "stopping",
-            "model": default.predictor.path.name,
-            "device": default.device,
-            "queue": sum(model.pending for model in service.models.values()),
-            "failed_reloads": service.models.failed_reloads,
+            "model": default and printable(default.predictor.path.name),
+            "default_model": models.default_name,
+            "models": list(models),
+            "device": default and default.device,
+            "queue": sum(model.pending for model in models.values()),
+            "failed_reloads": await run_in_threadpool(lambda: models.failed_reloads),
         }
         return JSONResponse(state, 200 if service.ready else 503)
 
     @router.get("/metrics", summary="Metrics for Prometheus", response_class=Response)
     async def metrics() -> Response:
-        return Response(service.metrics.render(), media_type=_METRICS_TYPE)
+        return Response(await run_in_threadpool(service.metrics.render), media_type=_METRICS_TYPE)
 
     return router
 

@@ -6,13 +6,19 @@ import itertools
 import re
 import time
 import uuid
+from collections.abc import Sequence
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders, QueryParams
 from starlette.middleware.gzip import GZipMiddleware
+from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from xfeat.serve.http.request_log import LogWriter, log_fields
-from xfeat.serve.models.metrics import ServerMetrics
+from xfeat.serve.http.request_log import LogWriter, client_address, log_fields
+from xfeat.serve.models.registry import ModelRegistry
+
+NO_ROUTE = "none"
+# Routes on which a request that names no model is for the default one.
+_FOR_DEFAULT = ("/predict", "/preview", "/model")
 
 ID_HEADER = "X-Request-ID"
 # A client's id is written to the log: it must not be able to forge a log line.
@@ -56,13 +62,17 @@ class ObserveRequests:
 
     Args:
         app: the application.
-        metrics: get status and time per route. All unknown paths count as one route.
+        models: their metrics get status and time per route. All unknown paths count as one route.
+        routes: of the application.
         log: receives the log fields of each request; ``None`` disables the log.
     """
 
-    def __init__(self, app: ASGIApp, metrics: ServerMetrics, log: LogWriter | None = None) -> None:
+    def __init__(
+        self, app: ASGIApp, models: ModelRegistry, routes: Sequence[BaseRoute], log: LogWriter | None = None
+    ) -> None:
         self._app = app
-        self._metrics = metrics
+        self._models = models
+        self._routes = routes
         self._log = log
         self._prefix = uuid.uuid4().hex[:12]
         self._numbers = itertools.count(1)
@@ -91,9 +101,23 @@ class ObserveRequests:
             await self._app(scope, receive, complete)
         finally:
             seconds = time.perf_counter() - started
-            route = getattr(scope.get("route"), "path", "none")
-            self._metrics.requests.labels(route, str(status)).inc()
-            self._metrics.latency.labels(route).observe(seconds)
+            route, parameters = self._route_of(scope)
+            self._models.metrics.requests.labels(route, str(status)).inc()
+            self._models.metrics.latency.labels(route).observe(seconds)
             if self._log is not None:
-                line = {"request_id": identifier, "method": method, "route": route, "status": status}
-                self._log(line | {"seconds": round(seconds, 4)} | log_fields(scope))
+                line = {"client": client_address(scope.get("client")), "request_id": identifier, "method": method}
+                line |= {"route": route, "status": status, "seconds": round(seconds, 4), **log_fields(scope)}
+                default = self._models.default_name if route in _FOR_DEFAULT else None
+                name = parameters.get("name") or QueryParams(scope["query_string"]).get("model", default)
+                # Any other name may be anything, such as that of a patient.
+                self._log(line | ({"model": name} if name in self._models else {}))
+
+    def _route_of(self, scope: Scope) -> tuple[str, dict[str, str]]:
+        """Return the route of a request as it is written, and its parameters, also if the request did not get there."""
+        if (found := scope.get("route")) is not None:
+            return found.path, scope.get("path_params", {})
+        for route in self._routes:
+            match, inner = route.matches(scope)
+            if match != Match.NONE:
+                return str(getattr(route, "path", NO_ROUTE)), inner.get("path_params", {})
+        return NO_ROUTE, {}

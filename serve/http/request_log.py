@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import logging
+import re
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any
 
 from starlette.types import Scope
 
 LogWriter = Callable[[dict[str, Any]], None]
+_PLAIN = re.compile(r"[^\s\"=\\]+")
 
 
 def log_fields(scope: Scope) -> dict[str, Any]:
@@ -19,31 +21,32 @@ def log_fields(scope: Scope) -> dict[str, Any]:
     return fields
 
 
-class JsonLines(logging.Formatter):
-    """Log records as JSON objects, one per line."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return time, level, message, and the traceback if there is one."""
-        line: dict[str, Any] = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
-            "message": record.getMessage(),
-        }
-        line.update(getattr(record, "request_fields", {}))
-        if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line)
+def client_address(client: tuple[str, int] | None) -> str:
+    """Return the IP address of a client. A proxy may pass on any text; what is no address is ``unknown``."""
+    try:
+        return str(ipaddress.ip_address(client[0] if client else ""))
+    except ValueError:
+        return "unknown"
 
 
-def log_writer(kind: str, logger: logging.Logger) -> LogWriter | None:
-    """Return the function that logs a request as ``text`` or ``json``; ``None`` for ``off``."""
+def log_writer(kind: str, logger: logging.Logger, *, with_client: bool = True) -> LogWriter | None:
+    """Return the function that logs a request; ``None`` for ``off``.
+
+    Args:
+        kind: ``off``, ``text`` or ``json``.
+        logger: gets the fields as text, and as ``request_fields`` of the record.
+        with_client: whether the address of the client is logged.
+    """
     if kind == "off":
         return None
 
     def write(fields: dict[str, Any]) -> None:
-        if kind == "json":
-            logger.info("request", extra={"request_fields": fields})
-        else:
-            logger.info("%s", " ".join(f"{key}={value}" for key, value in fields.items()))
+        shown = {name: value for name, value in fields.items() if with_client or name != "client"}
+        text = " ".join(f"{name}={_plain(str(value))}" for name, value in shown.items())
+        logger.info("%s", text, extra={"request_fields": shown})
 
     return write
+
+
+def _plain(value: str) -> str:
+    return value if _PLAIN.fullmatch(value) else json.dumps(value)

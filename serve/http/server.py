@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
 import logging
-import os
+import queue
 import signal
-import socket
 import sys
 import threading
 import warnings
@@ -20,17 +18,16 @@ from types import FrameType
 import prometheus_client  # noqa: F401 - so that a missing package of the extra is noticed at the start
 import uvicorn
 
-from xfeat.featurize.errors import BusyError, SpecError
 from xfeat.featurize.system.cores import cores
 from xfeat.serve.http.app import build_app
 from xfeat.serve.http.limits.connections import with_connection_limits
+from xfeat.serve.http.listen import listen, url_of
 from xfeat.serve.http.request_log import log_writer
 from xfeat.serve.http.service import Service
 from xfeat.serve.inference.predictor import Predictor
 from xfeat.serve.models.registry import ModelRegistry
 from xfeat.serve.specs import ServerOptions, ServeSpec
 
-_BACKLOG = 128
 # Answering takes the interpreter's lock some ten times. While threads compute in Python, each time waits for so long
 # per thread: with Python's 5 ms, three large requests made others wait for 0.3 s.
 _SWITCH_S = 0.001
@@ -69,32 +66,36 @@ def serve(
         on_ready: called with the server's URL and its models once connections are accepted.
 
     Raises:
-        BusyError: if the port is in use.
-        SpecError: if it is not possible to listen on the address.
+        AddressError: if it is not possible to listen on the address and port.
         ModelError: if a model cannot be loaded.
         DeviceError: if the requested device is not available.
     """
     sys.setswitchinterval(_SWITCH_S)
     with contextlib.suppress(AttributeError, TypeError, OSError):  # only glibc has it
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK_BYTES)
-    models = ModelRegistry(source, partial(open_sessions, spec, options), spec)
-    with contextlib.closing(models), contextlib.closing(_listen(options.host, options.port)) as listener:
+    models = ModelRegistry(source, partial(open_sessions, spec, options), spec, default=options.default_model)
+    with contextlib.closing(models), contextlib.closing(listen(options.host, options.port)) as listener:
         service = Service(models)
         # These warn of damaged forms and images, which any client can send; the response tells the client.
         logging.getLogger("python_multipart").setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", module=r"PIL\.")
+        log, proxies = (
+            log_writer(options.log_format, logger, with_client=options.log_client),
+            options.access.trusted_proxy,
+        )
         config = uvicorn.Config(
-            build_app(service, options.access, log=log_writer(options.log_format, logger)),
+            build_app(service, options.access, log=log),
             access_log=False,
             log_config=None,
             server_header=False,
-            http=with_connection_limits(service.body_limits),
+            http=with_connection_limits(service.body_limits, log),
+            proxy_headers=bool(proxies),
+            forwarded_allow_ips="*" if "*" in proxies else list(proxies),
             ws="none",
             timeout_graceful_shutdown=int(spec.drain_timeout_s),
         )
         with _reload_on_hangup(models), _watch(models, options.watch_s):
-            name = f"[{options.host}]" if ":" in options.host else options.host
-            on_ready(f"http://{name}:{listener.getsockname()[1]}", models)
+            on_ready(url_of(options.host, listener), models)
             # After an orderly stop uvicorn raises the signal again, but for a server this is the normal way to stop.
             with contextlib.suppress(KeyboardInterrupt):
                 _Server(config, service).run(sockets=[listener])
@@ -137,14 +138,25 @@ def _reload_on_hangup(models: ModelRegistry) -> Iterator[None]:
         yield
         return
 
-    def start_reload(number: int, frame: FrameType | None) -> None:
-        threading.Thread(target=models.reload, name="reload").start()
+    # Its put() may interrupt itself, as a signal does.
+    asked: queue.SimpleQueue[bool] = queue.SimpleQueue()
 
-    before = signal.signal(hangup, start_reload)
+    def reload_when_asked() -> None:
+        while asked.get():
+            while not asked.empty():  # signals that came together are one reload
+                if not asked.get():
+                    return
+            models.reload()
+
+    reloader = threading.Thread(target=reload_when_asked, name="reload", daemon=True)
+    reloader.start()
+    before = signal.signal(hangup, lambda number, frame: asked.put(True))
     try:
         yield
     finally:
         signal.signal(hangup, before)
+        asked.put(False)
+        reloader.join()
 
 
 @contextlib.contextmanager
@@ -170,31 +182,3 @@ def _watch(models: ModelRegistry, interval_s: float | None) -> Iterator[None]:
     finally:
         stop.set()
         watcher.join()
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
-    except OSError as error:
-        raise SpecError(
-            f"cannot listen on {host}: {error.strerror}", fix="choose another address with --host"
-        ) from error
-    try:
-        if os.name == "posix":  # on Windows SO_REUSEADDR would let two servers share a port
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(_BACKLOG)
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE:
-            raise BusyError(
-                f"port {port} of {host} is in use",
-                fix=f"stop the program that uses it, or choose another: xserve start --port {port + 1}",
-            ) from error
-        raise SpecError(
-            f"cannot listen on port {port} of {host}: {error.strerror}", fix="choose another with --host and --port"
-        ) from error
-    return listener

@@ -44,6 +44,7 @@ class Service:
         self.body_limits = BodyLimits(models.spec, models.metrics)
         self.parsing = asyncio.Lock()
         self.stopping = False
+        self.metrics.ready.set_function(lambda: self.ready)
 
     @property
     def ready(self) -> bool:
@@ -54,13 +55,16 @@ class Service:
         """Return a model by name, or the default one.
 
         Raises:
-            HTTPException: 404 if there is no model of this name.
+            HTTPException: 404 if there is no model of this name, or the default one was removed.
         """
+        model = self.models.default if name is None else self.models.get(name)
+        if model is not None:
+            return model
+        has = f"this server has: {', '.join(self.models)}"
         if name is None:
-            return self.models.default
-        if name not in self.models:
-            raise HTTPException(404, f"no model called {name}; this server has: {', '.join(self.models)}")
-        return self.models[name]
+            name = self.models.default_name
+            raise HTTPException(404, f"the default model {name} was removed; name another with ?model=NAME; {has}")
+        raise HTTPException(404, f"no model called {name}; {has}")
 
     async def predict(
         self, request: Request, model: ServedModel, images: Sequence[tuple[str, ImageContent]], *, heatmap: bool = False
@@ -79,7 +83,7 @@ class Service:
         except QueueFullError as full:
             self.metrics.refused.labels("queue").inc()
             raise too_busy(self.spec, f"too busy: {full}") from full
-        log_fields(request.scope).update(images=len(images), model=model.name)
+        log_fields(request.scope).update(images=len(images))
         gathered: asyncio.Future[list[Result]] = asyncio.gather(*map(asyncio.wrap_future, futures))
         statistics, started, outcome = model.statistics, time.monotonic(), "fail"
         try:
@@ -87,7 +91,7 @@ class Service:
             outcome = "success" if any(isinstance(result, Prediction) for result in results) else "fail"
         finally:
             statistics.add(outcome, time.monotonic() - started)
-        self.metrics.count(model.name, results)
+        self.metrics.count(model.name, predictor, results)
         return predictor, results
 
     async def wait(self, request: Request, result: asyncio.Future[T]) -> T:

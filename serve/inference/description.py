@@ -6,6 +6,7 @@ from dataclasses import asdict
 from importlib.util import find_spec
 from typing import Any
 
+from xfeat.featurize.text import printable
 from xfeat.serve.inference.predictor import Predictor
 
 _FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WebP", "GIF", "JPEG 2000", "PNM", "AVIF")
@@ -21,7 +22,7 @@ def describe_model(predictor: Predictor) -> dict[str, Any]:
     at_threshold = test.get("at_threshold") or {}
     accuracy = at_threshold.get("accuracy", most_probable)
     return {
-        "model": predictor.path.name,
+        "model": printable(predictor.path.name),
         "run": metadata.run,
         "backbone": metadata.feature_spec.backbone,
         "input_size": preprocess.size,

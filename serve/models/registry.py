@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
+from prometheus_client import Metric
+from prometheus_client.core import GaugeMetricFamily
+
 from xfeat.export.parity.certificate import certificate_path
 from xfeat.export.parity.signature import signature_path
-from xfeat.featurize.errors import ModelError, XfeatError
+from xfeat.featurize.errors import ModelError
+from xfeat.featurize.text import first_ten, printable
 from xfeat.serve.inference.predictor import Predictor
 from xfeat.serve.inference.reading import ImageContent
 from xfeat.serve.inference.results import Result
@@ -37,7 +42,7 @@ class Reload:
 
     Attributes:
         loaded: models that now use a new file.
-        unchanged: models whose files have not changed.
+        unchanged: models whose files have not changed, or are all gone: a server needs a model.
         removed: models whose files are no longer in the folder.
         kept: models whose new file could not be loaded, with the reason; the previous version, if any, still serves.
     """
@@ -117,35 +122,51 @@ class ModelRegistry(Mapping[str, ServedModel]):
         source: the file or folder.
         opener: opens the sessions of a model file.
         spec: the limits.
+        default: name of the model for requests that name none; otherwise the first by name. It stays the same name as
+            long as the server runs, whichever files come and go.
 
     Attributes:
         metrics: of the server.
-        failed_reloads: names of models whose newest file could not be loaded.
+        default_name: of the model for requests that name none.
         closed: whether no more images are accepted.
         seen: the states of the model files at the last reload, successful or not.
 
     Raises:
-        ModelError: if there is no model, or one cannot be loaded.
+        ModelError: if there is no model, none of the default's name, or one cannot be loaded.
         DeviceError: if the requested device is not available.
     """
 
-    def __init__(self, source: Path, opener: Opener, spec: ServeSpec) -> None:
+    def __init__(self, source: Path, opener: Opener, spec: ServeSpec, *, default: str | None = None) -> None:
         self.source = source
         self.spec = spec
-        self.metrics = ServerMetrics()
-        self.failed_reloads: list[str] = []
+        self.metrics = ServerMetrics(spec.drift_window, self._state)
+        self._failed: dict[str, Path] = {}
         self._opener = opener
         self._reloading = threading.Lock()
         self.closed = False
-        files = model_files(source)
-        self.seen = {path: _states(path) for path in files}
-        opened = {path.stem: self._open(path) for path in files}
+        files = {_name(path): path for path in model_files(source)}
+        self.default_name = min(files) if default is None else default
+        if self.default_name not in files:
+            raise ModelError(
+                f"there is no model {printable(default)!s} for --default-model",
+                path=source,
+                expected=" or ".join(first_ten(files)),
+                fix=f"--default-model {min(files)}",
+            )
+        self.seen = {path: _states(path) for path in files.values()}
+        self._models: dict[str, ServedModel] = {}
+        opened = {name: self._open(path) for name, path in files.items()}
         self._models = {name: ServedModel(name, self._start(opened[name]), self.metrics) for name in opened}
 
     @property
-    def default(self) -> ServedModel:
-        """The model for requests that name none: the first by name."""
-        return self._models[min(self._models)]
+    def default(self) -> ServedModel | None:
+        """The model for requests that name none; ``None`` if its file was removed: no other takes its place."""
+        return self._models.get(self.default_name)
+
+    @property
+    def failed_reloads(self) -> list[str]:
+        """Names of models whose newest file could not be loaded and is still there. Asks the disk if there are any."""
+        return sorted(name for name, path in self._failed.items() if os.path.exists(path))
 
     def __getitem__(self, name: str) -> ServedModel:
         return self._models[name]
@@ -157,11 +178,12 @@ class ModelRegistry(Mapping[str, ServedModel]):
         return len(self._models)
 
     def file_states(self) -> dict[Path, FileStates]:
-        """Return the state of every model file, as it is now."""
+        """Return the state of every model file that is there now."""
         try:
-            return {path: _states(path) for path in model_files(self.source)}
+            states = {path: _states(path) for path in model_files(self.source)}
         except ModelError:
-            return {}  # a folder that is being refilled: the loaded models stay in service
+            return {}
+        return {path: state for path, state in states.items() if state[0] is not None}
 
     def reload(self) -> Reload:
         """Load new and changed files, and remove models whose files are gone.
@@ -175,9 +197,18 @@ class ModelRegistry(Mapping[str, ServedModel]):
             states = self.file_states()
             for path, state in states.items():
                 self._reload_file(path, state, report)
-            self._remove_missing({path.stem for path in states}, report)
+            if states:
+                self._remove_missing({_name(path) for path in states}, report)
+            else:  # a folder that is being refilled, or a file that is being replaced
+                report.unchanged.extend(self)
+                if self.seen:
+                    logger.warning(
+                        "%s: no model is there any more; those that are loaded are still served", self.source
+                    )
+            for name in self._failed.keys() - self._models.keys() - report.kept.keys():
+                self.metrics.remove_model(name)
+            self._failed = {_name(path): path for path in states if _name(path) in report.kept}
             self.seen = states
-            self.failed_reloads = list(report.kept)
         for verb, names in (("loaded", report.loaded), ("removed", report.removed)):
             if names:
                 logger.info("%s %s", verb, ", ".join(names))
@@ -189,6 +220,16 @@ class ModelRegistry(Mapping[str, ServedModel]):
             self.closed = True
             for model in self._models.values():
                 model.close()
+
+    def _state(self) -> Iterator[Metric]:
+        failed = GaugeMetricFamily("xfeat_reload_failed", "The newest file of a model cannot be used", labels=["model"])
+        for name in self.failed_reloads:
+            failed.add_metric([name], 1)
+        default = GaugeMetricFamily(
+            "xfeat_default_model", "Whether the model for requests that name none is served", labels=["model"]
+        )
+        default.add_metric([self.default_name], self.default is not None)
+        yield from (failed, default)
 
     def _open(self, path: Path) -> Sequence[Predictor]:
         predictors = self._opener(path)
@@ -208,13 +249,13 @@ class ModelRegistry(Mapping[str, ServedModel]):
         )
 
     def _reload_file(self, path: Path, state: FileStates, report: Reload) -> None:
-        name = path.stem
-        if name in self._models and self.seen.get(path) == state and name not in self.failed_reloads:
+        name = _name(path)
+        if name in self._models and self.seen.get(path) == state and name not in self._failed:
             report.unchanged.append(name)
             return
         try:
             predictors = self._open(path)
-        except XfeatError as problem:
+        except Exception as problem:  # noqa: BLE001 - whatever it is, the old version serves, and the next reload works
             effect = "still serving the previous version" if name in self._models else "the model is not served"
             logger.warning("%s: reload failed; %s: %s", name, effect, problem)
             report.kept[name] = str(problem)
@@ -228,15 +269,14 @@ class ModelRegistry(Mapping[str, ServedModel]):
         self.metrics.reloads.labels(name, "ok").inc()
 
     def _remove_missing(self, present: set[str], report: Reload) -> None:
-        missing = [name for name in self._models if name not in present]
-        if len(missing) == len(self._models):
-            return  # an empty folder is being refilled: a server without a model would be useless
-        for name in missing:
+        for name in [name for name in self._models if name not in present]:
             removed = self._models[name]
             self._models = {other: model for other, model in self._models.items() if other != name}
-            self.metrics.remove_model(name)
             removed.close()
+            self.metrics.remove_model(name)
             report.removed.append(name)
+            if name == self.default_name:
+                logger.warning("%s was the default model: requests that name no model are refused", name)
 
 
 def model_files(source: Path) -> list[Path]:
@@ -255,6 +295,11 @@ def model_files(source: Path) -> list[Path]:
             "no models in this folder", path=source, fix=f"write one there: xexport onnx -o {source}/model.onnx"
         )
     return files
+
+
+def _name(path: Path) -> str:
+    """Return the name of a model, in which JSON, URLs and labels can hold every file name."""
+    return printable(path.stem)
 
 
 def _states(path: Path) -> FileStates:

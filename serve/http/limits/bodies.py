@@ -24,13 +24,14 @@ class BodyLimits:
     """The limits of one server, and the bytes of all requests that are being received or answered.
 
     Attributes:
+        metrics: of the server.
         held_bytes: the current number of these bytes.
     """
 
     def __init__(self, spec: ServeSpec, metrics: ServerMetrics) -> None:
         self.spec = spec
         self.held_bytes = 0
-        self._metrics = metrics
+        self.metrics = metrics
 
     @contextlib.contextmanager
     def admit(self, request: Request) -> Iterator[Body]:
@@ -65,7 +66,7 @@ class BodyLimits:
         """
         self.held_bytes += number
         if self.held_bytes > self.spec.max_memory_bytes:
-            self._metrics.refused.labels("memory").inc()
+            self.metrics.refused.labels("memory").inc()
             raise too_busy(self.spec, "too busy: too many large requests at once")
 
 

@@ -13,7 +13,8 @@ from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from xfeat.serve.http.limits.bodies import BodyLimits
-from xfeat.serve.http.middleware import SECURITY_HEADERS
+from xfeat.serve.http.middleware import NO_ROUTE, SECURITY_HEADERS
+from xfeat.serve.http.request_log import LogWriter, client_address
 
 # As in most servers. Without a limit, headers of any size would be stored in memory.
 MAX_HEADER_BYTES = 1 << 16
@@ -31,7 +32,7 @@ _RESET_WITHIN_S = 0.1
 _DISCARD = struct.pack("ii", 1, 0)
 
 
-def with_connection_limits(limits: BodyLimits) -> type[HttpToolsProtocol]:
+def with_connection_limits(limits: BodyLimits, log: LogWriter | None = None) -> type[HttpToolsProtocol]:
     """Return uvicorn's HTTP protocol with limits on the headers of a request, and on the time for reading responses.
 
     The size is counted twice: as the bytes arrive, because the parser buffers an unfinished line; and as they are
@@ -42,6 +43,7 @@ def with_connection_limits(limits: BodyLimits) -> type[HttpToolsProtocol]:
         limits: of the server. ``header_timeout_s`` runs from the start of the connection, or from the first byte after
             the last response; what is left of a body whose request has been answered is discarded for as long. A client
             has ``body_timeout_s`` for reading a response; what it has not read counts as held memory.
+        log: receives the log fields of requests that do not reach the application.
     """
 
     class LimitedProtocol(HttpToolsProtocol):
@@ -119,8 +121,13 @@ def with_connection_limits(limits: BodyLimits) -> type[HttpToolsProtocol]:
                 msg = _TOO_LARGE
             elif isinstance(error := sys.exception(), httptools.HttpParserError):  # in uvicorn's handler
                 msg = f"not a valid HTTP/1.1 request: {error.__context__ or error}"
-            if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+            answering = self.cycle is not None and not self.cycle.response_complete
+            if not answering or not self.cycle.response_started:
                 self.transport.write(_bad_request(msg))
+            if not answering:  # or else the application notes the request
+                limits.metrics.requests.labels(NO_ROUTE, "400").inc()
+                if log is not None:
+                    log({"client": client_address(self.client), "route": NO_ROUTE, "status": 400, "reason": msg})
             self.transport.close()
 
         def eof_received(self) -> bool:  # type: ignore[override]

@@ -65,7 +65,12 @@ def protocol_routes(service: Service) -> APIRouter:
 
     @router.get("", summary="Name and version of the server")
     async def server() -> dict[str, Any]:
-        return {"name": "xfeat", "version": version("xfeat-onnx"), "extensions": _EXTENSIONS}
+        return {
+            "name": "xfeat",
+            "version": version("xfeat-onnx"),
+            "extensions": _EXTENSIONS,
+            "default_model": service.models.default_name,
+        }
 
     @router.get("/health/live", summary="Whether the server is running")
     async def live() -> dict[str, bool]:
@@ -90,7 +95,7 @@ def _add_model_routes(router: APIRouter, service: Service, address: str) -> None
             raise HTTPException(404, f"the only version of {model.name} is {VERSION}")
         return model
 
-    where = {"parameters": path_parameters(address, service.models.default.name)}
+    where = {"parameters": path_parameters(address, service.models.default_name)}
 
     @router.post(
         f"{address}/infer",
