@@ -101,7 +101,7 @@ def as_svg(figure: Figure) -> str:
         # The browser renders the text, so glyphs missing from matplotlib's font do not matter.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Title": title}, transparent=True)
-    text = re.sub(r' id="[a-zA-Z0-9]+_[0-9]+"', "", buffer.getvalue())
+    text = re.sub(r' id="[a-z.A-Z0-9]+_[0-9]+"', "", buffer.getvalue())
     # Embedded in a page: no XML prologue, and a label for screen readers.
     tag, rest = text[text.index("<svg ") :].split(">", 1)
     tag = re.sub(r'(width|height)="([\d.]+)pt"', lambda m: f'{m[1]}="{float(m[2]) * _PAGE_SCALE:g}pt"', tag)
