@@ -82,19 +82,20 @@ class TarSource:
         columns: dict[str, list[str]] = {}
         keys = [sample_of(name)[0] for name in names]
         for kind in self._labels:
-            found = [self._labels[kind].get(key, "") for key in keys]
-            if not any(found):
-                continue
+            found = [self._labels[kind].get(key) for key in keys]
             if kind == ".json":
-                fields = [_fields(text) for text in found]
+                read = [{} if text is None else _fields(text) for text in found]
+                if broken := [name for name, values in zip(names, read, strict=True) if values is None]:
+                    self.doubts.append(f"the .json files of these images are no JSON: {listed(map(quote, broken))}")
+                fields = [values or {} for values in read]
                 known = dict.fromkeys(name for values in fields for name in values)
                 nested = [name for name in known if any(isinstance(values.get(name), dict | list) for values in fields)]
                 cells = {name: [_cell(values.get(name)) for values in fields] for name in known}
                 columns |= {name: texts for name, texts in cells.items() if any(texts)}
                 if nested:
                     self.doubts.append(f"not kept: {listed(map(quote, nested))} (lists or objects in .json files)")
-            else:
-                columns[kind.removeprefix(".")] = [text.strip() for text in found]
+            elif any(found):
+                columns[kind.removeprefix(".")] = [(text or "").strip() for text in found]
         return Records(names, columns, "cls" if "cls" in columns else "") if columns else None
 
     def state(self, path: str) -> FileState | None:
@@ -231,12 +232,12 @@ def _kind(name: str) -> str:
     return sample_of(name)[1]
 
 
-def _fields(text: str) -> dict[str, Any]:
-    """Return the values of a JSON record; one alone is the label."""
+def _fields(text: str) -> dict[str, Any] | None:
+    """Return the values of a JSON record, or ``None`` if it is damaged; one value alone is the label."""
     try:
-        found = parse_json(text) if text else {}
+        found = parse_json(text)
     except ValueError:
-        return {}
+        return None
     return found if isinstance(found, dict) else {"label": found}
 
 

@@ -305,6 +305,20 @@ def test_nested_values_of_json_are_named_once(tmp_path: Path, caplog: pytest.Log
     assert said in caplog.text
 
 
+@pytest.mark.parametrize(
+    "content", [b"", b" ", b'{"label": "a"', b"covid", b'{"label": NaN}', b"[" * 10_000, b"\xff\xfe{}"]
+)
+def test_a_json_record_that_cannot_be_read_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes
+) -> None:
+    """Its image has no label then, and is left out."""
+    good = {name.replace("1", "2"): data for name, data in sample("json", b'{"label": "b"}').items()}
+    tar(tmp_path / "a.tar", {**sample("json", content), **good})
+    dataset = open_dataset(tmp_path / "a.tar")
+    assert (len(dataset.entries), dataset.class_names) == (1, ("b",))
+    assert caplog.text.count("are no JSON: ") == 1
+
+
 @pytest.mark.parametrize("name", ["image", "label", "age"])
 def test_columns_of_one_name_are_refused(tmp_path: Path, name: str) -> None:
     columns = {"image": cells(*N3), "label": pa.array(["a"] * 3), "age": pa.array([1, 2, 3])}
