@@ -17,15 +17,13 @@ from xfeat.featurize.text import printable
 _TIMM = re.compile(r"timm:([\w.-]+)")
 # Hugging Face's names of metrics, https://huggingface.co/metrics; those without a name there are written as they are.
 _METRIC_TYPES = {"auc": "roc_auc", "sensitivity": "recall", "ppv": "precision"}
-_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "\\": "&#92;", "$": "&#36;", "|": "&#124;", "`": "&#96;"}
+_ESCAPED = {char: f"&#{ord(char)};" for char in "&<>\\$|`"} | {char: f"\\{char}" for char in "*_[]~#!"}
 _PLAIN = re.compile(r"[\w./:; -]+")
-_MARKS = re.compile(r"([*_\[\]~#!])")
 
 
 def escaped(text: object) -> str:
     """Return a text in one line, of which Markdown, its tables, HTML and mathematics in it change nothing."""
-    line = "".join(_ENTITIES.get(char, char) for char in printable(text))
-    return _MARKS.sub(r"\\\1", line)
+    return "".join(_ESCAPED.get(char, char) for char in printable(text))
 
 
 def card_page(card: Card) -> str:

@@ -232,7 +232,7 @@ def _subgroups(sources: Sources) -> Iterator[Row]:
             gaps = "; ".join(gap_texts(found["gaps"], document.content["subgroups"]["comparisons"]))
             values = ", ".join(f"{row['value']} {row['images']}" for row in found["values"])
             text = "; ".join(filter(None, [values and f"images: {values}", found["note"], gaps]))
-            label = f"{name}: {column}{of_class and f' (sensitivity and specificity of {of_class})'}"
+            label = f"{name}: {column}" + (f" (sensitivity and specificity of {of_class})" if of_class else "")
             if text:
                 where = document.at("subgroups.columns")
                 yield Row(

@@ -65,18 +65,23 @@ def write_card(
     valid = licence is None or _LICENCE.fullmatch(licence) is not None
     require(valid, "not the identifier of a licence", expected="one such as apache-2.0 or cc-by-nc-4.0", found=licence)
     card = make_card(read_sources(model, run, evaluations), licence)
-    contents = {
+    contents = contents_of(card)
+    files = [output / name for name in contents]
+    with publish(files) as folder:
+        for name, text in contents.items():
+            (folder / name).write_text(text, encoding="utf-8", errors="backslashreplace")
+    return WrittenCard(files=files, card=card)
+
+
+def contents_of(card: Card) -> dict[str, str]:
+    """Return the text of each file of a card, by name."""
+    return {
         "README.md": card_page(card),
         "card.html": _html(card),
         "card.json": _json(card.to_dict()),
         **{each.file: checklist_page(each, found, card.name) for each, found in card.checklists},
         "bom.cdx.json": _json(bill_of_materials(card)),
     }
-    files = [output / name for name in contents]
-    with publish(files) as folder:
-        for name, text in contents.items():
-            (folder / name).write_text(text, encoding="utf-8", errors="backslashreplace")
-    return WrittenCard(files=files, card=card)
 
 
 def _json(content: dict[str, Any]) -> str:
