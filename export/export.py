@@ -16,7 +16,7 @@ from xfeat.export.build.compose import compose
 from xfeat.export.build.encoder_network import EncoderNetwork
 from xfeat.export.build.fused_model import FusedModel, ReferenceModel, Tail
 from xfeat.export.build.ood_from_cache import ood_score_from_cache
-from xfeat.export.build.ood_score import OodScore
+from xfeat.export.build.ood_score import OodScore, fit_ood_threshold
 from xfeat.export.build.reference_model import load_reference_model, metadata_of, torch_probabilities
 from xfeat.export.model.metadata import VARIANTS, ModelMetadata
 from xfeat.export.model.progress import Progress, ProgressCounter
@@ -88,9 +88,9 @@ def export_run(run: Run, output: Path, spec: ExportSpec | None = None, progress:
     if spec.features is not None:
         [run] = with_cache([run], spec.features)
     output_paths(output)  # refuses some names, before anything is computed
-    ood_score, threshold = ood_score_from_cache(run, spec)
+    ood_score, scores = ood_score_from_cache(run, spec)
     reference = load_reference_model(run, spec.weights_file)
-    metadata = metadata_of(run, threshold)
+    metadata = metadata_of(run, None if scores is None else fit_ood_threshold(scores), scores)
     counter = ProgressCounter(progress, partial(count_steps, metadata))
     images, recorded = images_to_check(run, spec.data, spec.max_check_images, counter)
     parts = Parts(reference, ood_score, metadata, images, recorded)

@@ -21,6 +21,7 @@ from xfeat.export.build.reference_model import reference_model
 from xfeat.export.export import Export, Parts, count_steps, write_checked
 from xfeat.export.model.metadata import ModelMetadata
 from xfeat.export.model.progress import Progress, ProgressCounter
+from xfeat.export.model.score_bins import validation_bins
 from xfeat.export.parity.given_images import GivenCheckImages, check_images_of
 from xfeat.export.publish import output_paths
 from xfeat.export.specs import ExportSpec
@@ -74,7 +75,7 @@ def export_classifier(
     images = as_images(check)
     _require_known_range(extractor, images)
     feature_spec = extractor.spec
-    score, ood_threshold, digest = (None, None, "") if ood is None else _fit_ood(ood, converted.dim)
+    score, scores, digest = (None, None, "") if ood is None else _fit_ood(ood, converted.dim)
     metadata = ModelMetadata(
         variant="full",
         class_names=converted.class_names,
@@ -84,7 +85,8 @@ def export_classifier(
         cache_sha256=digest,
         head_sha256=hashlib.sha256(save(converted.head.state_dict())).hexdigest(),
         run=converted.name,
-        ood_threshold=ood_threshold,
+        ood_threshold=None if scores is None else fit_ood_threshold(scores),
+        validation_bins=validation_bins(None, converted.class_names, positive, scores),
     )
     counter = ProgressCounter(progress, partial(count_steps, metadata))
     checked = check_images_of(images, feature_spec.preprocess, spec.max_check_images, counter)
@@ -105,7 +107,7 @@ def _require_known_range(extractor: FeatureExtractor, images: list[Any]) -> None
         )
 
 
-def _fit_ood(features: Any, dim: int) -> tuple[OodScore, float, str]:
+def _fit_ood(features: Any, dim: int) -> tuple[OodScore, NDArray[np.float32], str]:
     try:
         X: NDArray[np.float32] = np.asarray(features, np.float32)
     except (TypeError, ValueError) as error:
@@ -118,7 +120,7 @@ def _fit_ood(features: Any, dim: int) -> tuple[OodScore, float, str]:
         raise DataError("ood: the training features cannot be used", expected=what, found=f"{len(X)} rows")
     score = fit_ood_score(X[~held_out])
     digest = hashlib.sha256(X.tobytes()).hexdigest()
-    return score, fit_ood_threshold(score(torch.from_numpy(X[held_out])).numpy()), digest
+    return score, score(torch.from_numpy(X[held_out])).numpy(), digest
 
 
 def _predicted(

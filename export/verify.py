@@ -148,12 +148,14 @@ def _ood_threshold(metadata: ModelMetadata, run: Run) -> float | None:
     if stored is None or metadata.precision != "float32":  # xexport quantize sets it anew, on images
         return stored
     from xfeat.export.build.ood_from_cache import ood_score_from_cache
+    from xfeat.export.build.ood_score import fit_ood_threshold
 
     try:
-        _, fitted = ood_score_from_cache(run, ExportSpec())
+        _, scores = ood_score_from_cache(run, ExportSpec())
     except (CacheError, DataError, MismatchError) as error:
         logger.warning("the out-of-distribution threshold was not compared: %s", error.what)
         return stored
+    fitted = None if scores is None else fit_ood_threshold(scores)
     return stored if fitted is not None and math.isclose(stored, fitted, rel_tol=_OOD_TOLERANCE) else fitted
 
 

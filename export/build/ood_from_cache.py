@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from xfeat.export.build.ood_score import OodScore, fit_ood_score, fit_ood_threshold
+from xfeat.export.build.ood_score import OodScore, fit_ood_score
 from xfeat.export.specs import ExportSpec
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.errors import DataError, MismatchError
@@ -21,11 +21,11 @@ from xfeat.head.runs.reader import Run
 logger = logging.getLogger(__name__)
 
 
-def ood_score_from_cache(run: Run, spec: ExportSpec) -> tuple[OodScore, float] | tuple[None, None]:
+def ood_score_from_cache(run: Run, spec: ExportSpec) -> tuple[OodScore, NDArray[np.float32]] | tuple[None, None]:
     """Fit the ood score to the training features in the run's cache, which must not have changed since.
 
     Returns:
-        The score, and its threshold from the validation images; ``None`` for both if ``spec`` wants no score, or if
+        The score, and those of the validation images, float32 (n,); ``None`` for both if ``spec`` wants no score, or if
         the cache has changed and ``spec`` allows that.
 
     Raises:
@@ -61,7 +61,7 @@ def ood_score_from_cache(run: Run, spec: ExportSpec) -> tuple[OodScore, float] |
     if not spec.ood:
         return None, None
     score = fit_ood_score(_features(run, cache, "train"))
-    return score, fit_ood_threshold(score(torch.from_numpy(_features(run, cache, "valid"))).numpy())
+    return score, score(torch.from_numpy(_features(run, cache, "valid"))).numpy()
 
 
 def _require_unchanged(run: Run, cache: FeatureCache, *, content: bool) -> None:

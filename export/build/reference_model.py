@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from numpy.typing import ArrayLike
 from torch import nn
 
 from xfeat.export.build.encoder_network import EncoderNetwork
@@ -13,6 +14,7 @@ from xfeat.export.build.fused_model import ReferenceModel
 from xfeat.export.model.batches import in_batches
 from xfeat.export.model.metadata import ModelMetadata
 from xfeat.export.model.progress import Advance
+from xfeat.export.model.score_bins import validation_bins
 from xfeat.export.parity.agreement import Probabilities
 from xfeat.featurize.backbones.network import load_backbone
 from xfeat.featurize.backbones.registry import is_foreign
@@ -54,8 +56,14 @@ def torch_probabilities(model: ReferenceModel, pixels: Pixels, advance: Advance 
         return in_batches(lambda batch: model(torch.from_numpy(batch)).numpy(), pixels, advance)
 
 
-def metadata_of(run: Run, ood_threshold: float | None) -> ModelMetadata:
-    """Return the metadata of the exported model; the variant is set when a file is written."""
+def metadata_of(run: Run, ood_threshold: float | None, ood: ArrayLike | None = None) -> ModelMetadata:
+    """Return the metadata of the exported model; the variant is set when a file is written.
+
+    Args:
+        run: the trained head.
+        ood_threshold: of the out-of-distribution score; ``None`` for a model without one.
+        ood: scores of the validation images, (n,).
+    """
     point, elsewhere = run.operating_point, run.crossval and run.crossval["elsewhere"]
     return ModelMetadata(
         variant="full",
@@ -71,7 +79,13 @@ def metadata_of(run: Run, ood_threshold: float | None) -> ModelMetadata:
         ood_threshold=ood_threshold,
         audit=run.audit,
         elsewhere=expected_elsewhere(elsewhere) if elsewhere else None,
+        validation_bins=validation_bins(_validation_probabilities(run), run.class_names, point and point.positive, ood),
     )
+
+
+def _validation_probabilities(run: Run) -> list[list[float]]:
+    rows = (row for row in run.predictions() if row["split"] == "valid")
+    return [[float(row[f"p_{name}"]) for name in run.class_names] for row in rows]
 
 
 def _at_threshold(run: Run, part: str) -> dict[str, Any]:

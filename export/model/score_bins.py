@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -61,21 +62,21 @@ class ScoreBins(Spec):
         return bisect_left(self.edges, round(score, _DECIMALS))
 
 
-def validation_bins(scores: dict[str, ArrayLike | None]) -> dict[str, ScoreBins]:
-    """Return the bins of each kind of score; those that are missing, too few or all equal have none."""
-    made = {name: None if each is None else ScoreBins.of(each) for name, each in scores.items()}
-    return {name: bins for name, bins in made.items() if bins is not None}
-
-
-def watched_probability(probabilities: ArrayLike, positive: int | None) -> ArrayLike:
-    """Return the probability that is watched: of the positive class, or without one of the most probable class.
+def validation_bins(
+    probabilities: ArrayLike | None, class_names: Sequence[str], positive: str | None, ood: ArrayLike | None
+) -> dict[str, ScoreBins]:
+    """Return the bins of the scores of the validation images, for the metadata of a model.
 
     Args:
         probabilities: (n, C).
-        positive: number of the class.
+        class_names: of the columns.
+        positive: the class whose probability is watched; ``None``: that of the most probable class.
+        ood: out-of-distribution scores, (n,).
 
     Returns:
-        (n,).
+        ``probability`` and ``ood``; what is missing, has few scores or equal ones has no bins.
     """
-    rows = np.asarray(probabilities)
-    return rows.max(axis=1) if positive is None else rows[:, positive]
+    rows = np.asarray([] if probabilities is None else probabilities).reshape(-1, len(class_names))
+    watched = rows.max(axis=1, initial=0) if positive is None else rows[:, class_names.index(positive)]
+    found = {PROBABILITY: ScoreBins.of(watched), OOD_SCORE: ScoreBins.of([] if ood is None else ood)}
+    return {name: bins for name, bins in found.items() if bins is not None}

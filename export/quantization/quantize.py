@@ -17,6 +17,7 @@ from xfeat.export.build.assemble import detach_resize, write_variants
 from xfeat.export.model.file import open_model
 from xfeat.export.model.metadata import ModelMetadata
 from xfeat.export.model.progress import Progress
+from xfeat.export.model.score_bins import validation_bins
 from xfeat.export.parity.accuracy_loss import Scores, acceptable, gate_in_words, losses, within_gate
 from xfeat.export.parity.agreement import Probabilities, compare
 from xfeat.export.parity.certificate import matching_certificate, write_certificate
@@ -149,6 +150,7 @@ def quantize_model(
         precision=spec.precision,
         float_layers=after.float_layers,
         ood_threshold=ood["threshold_after"] if ood else None,
+        validation_bins=validation_bins(after.probabilities, metadata.class_names, metadata.positive, after.ood),
     )
     with publish([*targets.values(), certificate]) as folder:
         written = {variant: folder / target.name for variant, target in targets.items()}
