@@ -5,6 +5,7 @@ Choices, and what a viewer makes of them: docs/decisions/0109-structured-reports
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 from highdicom import sr
@@ -19,7 +20,7 @@ from xfeat.serve.dicom_sr.identity import (
     long_string,
     probability_of,
 )
-from xfeat.serve.dicom_sr.source import Dataset, SourceImage, stable_uid
+from xfeat.serve.dicom_sr.source import ANY_IMAGE, Dataset, SourceImage, stable_uid
 from xfeat.serve.inference.results import Prediction
 
 SCHEME = "99XFEAT"
@@ -59,8 +60,10 @@ def build_report(source: SourceImage, prediction: Prediction, model: ModelIdenti
         A Comprehensive 3D SR, in the study of the image.
     """
     reference = source.reference
+    evidence = deepcopy(reference)
+    evidence.SOPClassUID = ANY_IMAGE
     report = sr.Comprehensive3DSR(
-        evidence=[reference],
+        evidence=[evidence],
         content=_content(source, prediction, model),
         series_instance_uid=stable_uid("report", reference.SeriesInstanceUID, model.sha256),
         sop_instance_uid=source.uid("report", *model.parameters),
@@ -72,6 +75,8 @@ def build_report(source: SourceImage, prediction: Prediction, model: ModelIdenti
         coding_schemes=[_SCHEME_ITEM],
         **model.equipment,
     )
+    [study] = report.CurrentRequestedProcedureEvidenceSequence
+    study.ReferencedSeriesSequence[0].ReferencedSOPSequence[0].ReferencedSOPClassUID = reference.SOPClassUID
     report.copy_patient_and_study_information(source.header)
     return report
 

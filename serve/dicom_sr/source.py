@@ -25,7 +25,9 @@ _EMPTY_IF_UNKNOWN = (
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID"),
     *("AccessionNumber", "ReferringPhysicianName"),
 )
-_ANY_IMAGE = "1.2.840.10008.5.1.4.1.1.7"
+# highdicom copies the attributes of patient and study that a class has. They are the same for all images, but it does
+# not know the classes of vendors and retired ones. Source: DICOM PS3.6, Secondary Capture Image Storage.
+ANY_IMAGE = "1.2.840.10008.5.1.4.1.1.7"
 _PIXELS = 0x7FE00000
 _OWN = "xfeat/dicom-sr/1"
 
@@ -87,14 +89,12 @@ def read_source(content: bytes, spec: PreprocessSpec) -> SourceImage:
         raise ImageError(f"DICOM file without {', '.join(missing)}, which a report must refer to")
     reference = type(header)()
     for keyword in _IDENTITY:
-        reference[keyword] = header[keyword]
+        setattr(reference, keyword, header[keyword].value)
     for keyword in _EMPTY_IF_UNKNOWN:
         setattr(reference, keyword, "")
         if keyword not in header:
             setattr(header, keyword, "")
-    # highdicom copies the attributes of patient and study that a class has. They are the same for all images, but it
-    # does not know the classes of vendors and retired ones.
-    header.SOPClassUID = _ANY_IMAGE
+    header.SOPClassUID = ANY_IMAGE
     return SourceImage(
         header=header,
         reference=reference,
