@@ -1,8 +1,9 @@
-"""The drift figure: against a plain loop of numpy, in a window of counts, and on images of the same and another kind."""
+"""The drift figure: against a plain loop of numpy and its known distribution, and in a window of counts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def plain_index(validation: np.ndarray, found: np.ndarray, edges: tuple[float, .
     """The definition, with its own bins: histogram, half an image more in each, sum of differences times logarithms."""
     borders = [-np.inf, *edges, np.inf]
     total, count = 0.0, len(borders) - 1
-    for low, high in zip(borders, borders[1:], strict=False):
+    for low, high in pairwise(borders):
         before = (np.sum((validation > low) & (validation <= high)) + 0.5) / (len(validation) + 0.5 * count)
         now = (np.sum((found > low) & (found <= high)) + 0.5) / (len(found) + 0.5 * count)
         total += (now - before) * np.log(now / before)
