@@ -13,6 +13,7 @@ from xfeat.export.card.rows import Row
 from xfeat.export.card.sections import Section, sections
 from xfeat.export.card.sources import Sources
 from xfeat.export.card.tripod import TRIPOD
+from xfeat.featurize.pages.titles import classes_text
 
 FORMAT = "xfeat.card"
 SCHEMA_VERSION = 1
@@ -45,6 +46,11 @@ class Card:
         return self.sources.metadata.run
 
     @property
+    def title(self) -> str:
+        """What the model tells apart, such as ``covid against normal``."""
+        return classes_text(self.sources.metadata.class_names, self.sources.metadata.positive)
+
+    @property
     def created(self) -> str:
         """When the model was exported, ISO 8601; empty without a certificate. The card has no time of its own."""
         certificate = self.sources.certificate
@@ -61,6 +67,7 @@ class Card:
             "format": FORMAT,
             "schema_version": SCHEMA_VERSION,
             "name": self.name,
+            "title": self.title,
             "created": self.created,
             "model_sha256": self.sources.sha256,
             "licence": self.licence,

@@ -59,7 +59,7 @@ def _size(sources: Sources) -> Found:
         study = document.get(key)
         counts = {of_class: sum(row) for of_class, row in zip(study["classes"], study["confusion_matrix"], strict=True)}
         if few := [f"{count} of {of_class}" for of_class, count in counts.items() if count < _ENOUGH_IMAGES]:
-            yield f"{name}: few images, {listed(few)}.", document.at(f"{key}.confusion_matrix")
+            yield f"Few images in {name}: {listed(few)}.", document.at(f"{key}.confusion_matrix")
 
 
 def _patients(sources: Sources) -> Found:
@@ -135,7 +135,7 @@ def _ood(sources: Sources) -> Found:
         for kind, found in (sources.certificate.get("out_of_distribution") or {}).items():
             if kind != "unchanged images" and found["above"] < _MOSTLY:
                 yield (
-                    f"Out of distribution: of {kind}, {percent(found['above'])} are found.",
+                    f"The out-of-distribution score finds {percent(found['above'])} of these images: {kind}.",
                     sources.certificate.at("out_of_distribution"),
                 )
 

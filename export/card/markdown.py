@@ -28,7 +28,7 @@ def escaped(text: object) -> str:
 
 def card_page(card: Card) -> str:
     """Return README.md: the card, with front matter."""
-    lines = [*front_matter(card), "", f"# {escaped(card.name)}", "", *_summary(card)]
+    lines = [*front_matter(card), "", f"# {escaped(card.title)}", "", *_summary(card)]
     for section in card.sections:
         lines += ["", f"## {section.title}", *(["", section.note] if section.note else [])]
         rows = [[escaped(row.label), escaped(row.text) or f"*{FILL_IN}*", _place(row.where)] for row in section.rows]
@@ -87,8 +87,8 @@ def _model_index(card: Card) -> list[dict[str, Any]]:
 
 def _summary(card: Card) -> Iterator[str]:
     yield (
-        "An image classifier as one ONNX file: a frozen encoder and a trained head. This card was written from "
-        f"what was measured; every figure says where it is from. *{FILL_IN.capitalize()}*: what only the author knows."
+        f"Run {escaped(card.name)}: an image classifier as one ONNX file, a frozen encoder and a trained head. Every "
+        f"figure was measured, and says where it is from. *{FILL_IN.capitalize()}*: what only the author knows."
     )
 
 
@@ -106,16 +106,16 @@ def counts_of(found: Sequence[Answer]) -> str:
     return ", ".join(f"{statuses.count(each)} {each}" for each in dict.fromkeys(statuses))
 
 
-def checklist_page(checklist: Checklist, found: Sequence[Answer], name: str) -> str:
+def checklist_page(checklist: Checklist, found: Sequence[Answer], title: str) -> str:
     """Return a checklist as Markdown, a row per item.
 
     Args:
         checklist: the guideline.
         found: its answers.
-        name: of the model.
+        title: of the card.
     """
     lines = [
-        f"# {escaped(checklist.name)}: {escaped(name)}",
+        f"# {escaped(checklist.name)}: {escaped(title)}",
         "",
         f"{escaped(checklist.source)}. Numbers are those of the guideline, words are ours: {counts_of(found)}.",
         "",

@@ -166,7 +166,8 @@ def _open_run(model: Path, metadata: ModelMetadata, named: Path | None) -> Run |
         try:
             folder = find_run(metadata.run, metadata.head_sha256, runs=Path(DEFAULT_RUNS), near=model.absolute())
         except RunError as error:
-            logger.warning("%s: what only the run knows is left for you to fill in (%s)", error.what, error.fix)
+            what = f"{error.what} ({error.found})" if error.found else error.what
+            logger.warning("%s: what only it knows is left for you to fill in; %s", what, error.fix)
             return None
     run = open_run(folder)
     if run.head_sha256 == metadata.head_sha256:

@@ -79,7 +79,7 @@ def contents_of(card: Card) -> dict[str, str]:
         "README.md": card_page(card),
         "card.html": _html(card),
         "card.json": _json(card.to_dict()),
-        **{each.file: checklist_page(each, found, card.name) for each, found in card.checklists},
+        **{each.file: checklist_page(each, found, card.title) for each, found in card.checklists},
         "bom.cdx.json": _json(bill_of_materials(card)),
     }
 
@@ -93,7 +93,7 @@ def _html(card: Card) -> str:
         page_environment(("xfeat.export.card", "."))
         .get_template("card.html")
         .render(
-            title=card.name,
+            title=card.title,
             card=card,
             counts_of=counts_of,
             fill_in=FILL_IN,

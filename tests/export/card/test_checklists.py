@@ -154,8 +154,8 @@ def test_all_rows_that_items_ask_for_can_be_there() -> None:
         ("no audit", "not audited"),
         ("no certificate", "There is no certificate"),
         ("no run", "The run of this model was not found"),
-        ("everything", "test: few images, 60 of sick, 60 of well"),
-        ("everything", "Out of distribution: of inverted, 25.0 % are found"),
+        ("everything", "Few images in test: 60 of sick, 60 of well"),
+        ("everything", "score finds 25.0 % of these images: inverted"),
     ],
 )
 def test_a_limitation_follows_from_what_was_or_was_not_measured(name: str, text: str) -> None:
