@@ -16,6 +16,7 @@ PAGE_FILES = {
     "browser": (
         *("index.html", "page.css", "icon.svg", "browser.js", "page.js", "model.js", "cards.js", "table.js"),
         *("problem.js", "colours.js", "box.js", "worker.js", "decode.js", "answer.js", "heatmap.js", "resize.js"),
+        *("dicom.js", "dicom_frame.js", "dicom_tags.js"),
     ),
 }
 _ONLY_FOR = re.compile(r"(\s*)<!-- (\w+) -->(.*?)<!-- /\2 -->", re.DOTALL)

@@ -99,7 +99,7 @@ def weights_address(name: str) -> str | None:
 
 
 def mirrored(url: str) -> str:
-    """Return where a file is downloaded from: the folder or URL in ``XFEAT_WEIGHTS_MIRROR``, if it is set, else ``url``."""
+    """Return where a file is downloaded from: the mirror that ``XFEAT_WEIGHTS_MIRROR`` names, else ``url``."""
     mirror, name = os.environ.get(MIRROR_VARIABLE), url.rpartition("/")[2]
     if mirror and "://" not in mirror:
         return Path(os.path.abspath(os.path.expanduser(mirror)), name).as_uri()

@@ -29,6 +29,7 @@ def describe_model(predictor: Predictor) -> dict[str, Any]:
         "resize": preprocess.resize,
         "crop": preprocess.crop,
         "interpolation": preprocess.interpolation,
+        "frames": preprocess.frames,
         "classes": list(metadata.class_names),
         "positive": metadata.positive,
         "threshold": metadata.threshold,

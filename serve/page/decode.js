@@ -1,10 +1,12 @@
 // From an image file to the same network input as on a server: no colour management, EXIF orientation applied, cut and resized.
 
-import { boxOf } from "./box.js";
+import { boxOf, requireSize } from "./box.js";
+import { decodeDicom } from "./dicom.js";
+import { isDicom } from "./dicom_tags.js";
 import { Problem } from "./problem.js";
 import { squash } from "./resize.js";
 
-const MAX_PIXELS = 100e6; // as MAX_PIXELS in featurize/images/decode.py
+const PREVIEW_SIDE = 1024; // as in serve/http/preview.py
 const CONVERT = "Save it as an 8-bit PNG or JPEG, or use a server (xserve start).";
 
 const SEVERAL = "an animation of several frames, not one picture. Save one frame as a PNG.";
@@ -14,7 +16,6 @@ const startsWith = (bytes, text, at = 0) => [...text].every((letter, i) => bytes
 // Why a file cannot be decoded in a browser, or not as on a server; null if it can.
 export function rejection(bytes) {
   if (bytes.length === 0) return "the file is empty";
-  if (startsWith(bytes, "DICM", 128)) return `DICOM cannot be read in a browser. ${CONVERT}`;
   if (startsWith(bytes, "II*\0") || startsWith(bytes, "MM\0*")) return `TIFF cannot be read in a browser. ${CONVERT}`;
   if (startsWith(bytes, "\x89PNG")) {
     if (bytes[24] === 16) return `16-bit PNG: browsers reduce it to 8 bits. ${CONVERT}`;
@@ -23,7 +24,7 @@ export function rejection(bytes) {
   if (startsWith(bytes, "\xff\xd8")) return jpegComponents(bytes) === 4 ? `CMYK JPEG (for print). ${CONVERT}` : null;
   if (startsWith(bytes, "RIFF") && startsWith(bytes, "WEBP", 8)) return isAnimatedWebp(bytes) ? SEVERAL : hasExif(bytes) ? `WebP with EXIF data: browsers ignore its orientation. ${CONVERT}` : null;
   if (startsWith(bytes, "BM")) return null;
-  return "not a JPEG, PNG, BMP or WebP image";
+  return "not a JPEG, PNG, BMP, WebP or DICOM image";
 }
 
 // Source: RFC 9649, section 2.7: the flags of the extended file format.
@@ -50,23 +51,74 @@ function jpegComponents(bytes) {
   return 0;
 }
 
+const OPTIONS = { colorSpaceConversion: "none", premultiplyAlpha: "none", imageOrientation: "from-image" };
+const newContext = (width, height) => new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true, colorSpace: "srgb" });
+
+// Protection against fingerprinting changes what a canvas returns: predictions would be wrong without a word.
+let isTrue = null;
+function requireTrueCanvas() {
+  isTrue ??= (() => {
+    const [context, drawn] = [newContext(64, 64), new ImageData(64, 64)];
+    drawn.data.forEach((_, at) => { drawn.data[at] = at % 4 === 3 ? 255 : (at * 7) % 256; });
+    context.putImageData(drawn, 0, 0);
+    return context.getImageData(0, 0, 64, 64).data.every((value, at) => value === drawn.data[at]);
+  })();
+  if (!isTrue) throw new Problem("this browser changes the pixels that a page reads (protection against fingerprinting). Allow this page to read them, or use another browser.");
+}
+
+// Returns the part of a picture that `partOf` chooses by width and height, decoded by the browser: RGBA pixels.
+async function decodeHere(blob, failed, partOf) {
+  requireTrueCanvas();
+  const bitmap = await createImageBitmap(blob, OPTIONS).catch(() => { throw failed(); });
+  const { width, height } = bitmap;
+  requireSize(width, height);
+  const context = newContext(width, height);
+  context.drawImage(bitmap, 0, 0);
+  bitmap.close();
+  const part = partOf(width, height);
+  const { data } = context.getImageData(part.left, part.top, part.width, part.height);
+  return { data, width: part.width, height: part.height };
+}
+
+const whole = (width, height) => ({ left: 0, top: 0, width, height });
+const readDicom = (bytes, { frames }) => decodeDicom(bytes, frames, (blob, failed) => decodeHere(blob, failed, whole));
+
+function cutOut({ data, width }, box) {
+  const part = new Uint8ClampedArray(box.width * box.height * 4);
+  for (let row = 0; row < box.height; row++) {
+    const start = ((box.top + row) * width + box.left) * 4;
+    part.set(data.subarray(start, start + box.width * 4), row * box.width * 4);
+  }
+  return part;
+}
+
 // Returns input_size · input_size · 3 RGB values for the model of this description.
 export async function decode(file, model) {
   const bytes = new Uint8Array(await file.arrayBuffer());
+  if (isDicom(bytes)) {
+    const picture = await readDicom(bytes, model);
+    const box = boxOf(picture.width, picture.height, model);
+    return squash(cutOut(picture, box), box.width, box.height, model);
+  }
   const reason = rejection(bytes);
   if (reason) throw new Problem(reason);
-  const options = { colorSpaceConversion: "none", premultiplyAlpha: "none", imageOrientation: "from-image" };
-  const bitmap = await createImageBitmap(new Blob([bytes]), options).catch(() => {
-    throw new Problem("this browser cannot decode it: it is damaged or too large");
-  });
-  const { width, height } = bitmap;
-  if (width * height > MAX_PIXELS) throw new Problem(`${width}×${height} is more than ${MAX_PIXELS / 1e6} megapixels`);
-  const context = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true, colorSpace: "srgb" });
-  context.drawImage(bitmap, 0, 0);
-  bitmap.close();
-  const box = boxOf(width, height, model);
-  const { data } = context.getImageData(box.left, box.top, box.width, box.height);
+  const failed = () => new Problem("this browser cannot decode it: it is damaged or too large");
+  const { data, width, height } = await decodeHere(new Blob([bytes]), failed, (...size) => boxOf(...size, model));
   // The server uses the colours of transparent pixels, which a canvas does not return.
   for (let at = 3; at < data.length; at += 4) if (data[at] !== 255) throw new Problem(`some pixels are transparent. ${CONVERT}`);
-  return squash(data, box.width, box.height, model);
+  return squash(data, width, height, model);
+}
+
+// Returns a PNG of a file that the browser does not show.
+export async function preview(file, model) {
+  const bytes = new Uint8Array(await file.arrayBuffer());
+  if (!isDicom(bytes)) throw new Problem("no preview");
+  const { data, width, height } = await readDicom(bytes, model);
+  const full = newContext(width, height);
+  full.putImageData(new ImageData(data, width, height), 0, 0);
+  const scale = Math.min(1, PREVIEW_SIDE / Math.max(width, height));
+  const small = newContext(...[width, height].map((side) => Math.max(1, Math.round(side * scale))));
+  small.imageSmoothingQuality = "high";
+  small.drawImage(full.canvas, 0, 0, small.canvas.width, small.canvas.height);
+  return small.canvas.convertToBlob();
 }

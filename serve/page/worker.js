@@ -1,7 +1,7 @@
 // The model, in a thread of its own. Files come in, arrays go out.
 
 import * as ort from "./onnxruntime.js";
-import { decode } from "./decode.js";
+import { decode, preview } from "./decode.js";
 import { Problem } from "./problem.js";
 
 let session = null;
@@ -29,6 +29,8 @@ const tasks = {
       throw Object.assign(new Problem("the model failed on it"), { hasCrashed });
     }
   },
+
+  preview: ({ file, model }) => preview(file, model),
 };
 
 async function infer(pixels, { input_size: side, crop, resize }, wanted) {

@@ -17,16 +17,21 @@ from pathlib import Path
 import pytest
 
 from xfeat.serve.inference.predictor import Predictor
-from xfeat.serve.static_site.onnxruntime_web import runtime_cache
+from xfeat.serve.static_site.onnxruntime_web import PACKAGE, VERSION, find_runtime, runtime_cache
 from xfeat.serve.static_site.write import write_site
 
 # Of this machine: while tests run, the cache is a folder of theirs.
 RUNTIME = runtime_cache()
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = [
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update", "--remote-debugging-port=0"),
 ]
+WITHOUT_NETWORK = (
+    "--host-resolver-rules=MAP * ~NOTFOUND",
+    "--proxy-server=127.0.0.1:9",
+    "--proxy-bypass-list=<-loopback>",
+)
 AUDIT = {"audited": True, "passed": False, "failures": ["patients are in two splits"], "warnings": ["the border tells"]}
 EVERYTHING = {"ood": True, "ood_threshold": 0.5, "heatmap": True, "audit": AUDIT, "positive": "covid", "threshold": 0.4}
 KEYS = {"Enter": 13, "Tab": 9, " ": 32, "ArrowRight": 39}
@@ -74,6 +79,9 @@ class Browser:
     async def open(self, address):
         for domain in ("Log", "Runtime", "Network", "Page", "DOM"):
             await self.call(f"{domain}.enable")
+        if address.startswith("file:"):
+            offline = {"offline": True, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+            await self.call("Network.emulateNetworkConditions", **offline)
         await self.call("Page.navigate", url=address)
         await self.until("document.readyState === 'complete' && location.href !== 'about:blank'")
 
@@ -127,10 +135,10 @@ class Browser:
 
 
 @contextlib.contextmanager
-def chromium(profile):
+def chromium(profile, *flags):
     """Start Chromium and yield a function that runs a coroutine function with a page of it on an address."""
     aiohttp = pytest.importorskip("aiohttp", reason="needs aiohttp, which comes with tritonclient[http]")
-    command = [CHROMIUM, *FLAGS, f"--user-data-dir={profile}", "about:blank"]
+    command = [CHROMIUM, *FLAGS, *flags, f"--user-data-dir={profile}", "about:blank"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     port = None
     for line in process.stderr:
@@ -186,11 +194,32 @@ def browse(tmp_path_factory):
         yield drive
 
 
-@pytest.fixture
-def runtime():
-    """Return the folder with onnxruntime-web."""
+@pytest.fixture(scope="session", params=["chromium", "firefox"])
+def browse_offline(request, tmp_path_factory):
+    """Return a function that runs a coroutine function with a browser that has no network, on a file."""
+    from tests.serve.page.firefox import FIREFOX, firefox
+
+    if not {"chromium": CHROMIUM, "firefox": FIREFOX}[request.param]:
+        pytest.skip(f"needs {request.param}")
+    profile = tmp_path_factory.mktemp("offline")
+    with chromium(profile, *WITHOUT_NETWORK) if request.param == "chromium" else firefox(profile) as drive:
+        yield lambda file, visit: drive(file.as_uri(), visit)
+
+
+@pytest.fixture(scope="session")
+def runtime(tmp_path_factory):
+    """Return the folder with onnxruntime-web. Where it is not cached yet, npm fetches it: a CDN may be out of reach."""
     if not RUNTIME.is_dir():
-        pytest.skip("needs onnxruntime-web: xserve page fetches it with npm, once per machine")
+        if shutil.which("npm") is None:
+            pytest.skip("needs onnxruntime-web, or npm, which fetches it")
+        folder = tmp_path_factory.mktemp("npm")
+        command = ["npm", "pack", f"{PACKAGE}@{VERSION}", "--loglevel=error", "--pack-destination", str(folder)]
+        if subprocess.run(command, check=False, capture_output=True, timeout=600).returncode:
+            pytest.skip("needs onnxruntime-web, and npm cannot fetch it")
+        files = find_runtime(next(folder.glob("*.tgz")))
+        RUNTIME.mkdir(parents=True)
+        for name, content in files.items():
+            (RUNTIME / name).write_bytes(content)
     return RUNTIME
 
 

@@ -166,7 +166,7 @@ def test_without_a_connection_the_page_shows_predictions_heatmap_warning_table_a
         dark, bright, broken = [await browser.text(f".card:nth-child({at})") for at in (1, 2, 3)]
         assert "No sign of being out of distribution" in dark
         assert "Do not rely on this prediction" in bright
-        assert "No prediction: not a JPEG, PNG, BMP or WebP image" in broken
+        assert "No prediction: not a JPEG, PNG, BMP, WebP or DICOM image" in broken
         await browser.until("document.querySelector('.card .heat').naturalWidth === 32")
         await browser.value("document.getElementById('view').click()")
         names = "[...document.querySelectorAll('#table td:first-child')].map((cell) => cell.textContent)"
@@ -216,7 +216,7 @@ def odd_files(folder):
     (folder / "chest.dcm").write_bytes(bytes(128) + b"DICM" + bytes(64))
     (folder / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(40))
     (folder / "empty.png").write_bytes(b"")
-    words = {"chest.dcm": "DICOM", "cut.png": "cannot decode it", "empty.png": "empty"}
+    words = {"chest.dcm": "without an image", "cut.png": "cannot decode it", "empty.png": "empty"}
     return words | {name: word for name, (*_, word) in pictures.items()}
 
 
