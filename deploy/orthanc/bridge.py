@@ -1,0 +1,272 @@
+"""Writes a structured report and a heatmap for each image that arrives in an Orthanc server, into its study.
+
+    python deploy/orthanc/bridge.py --orthanc http://127.0.0.1:8042 --model model.onnx --state bridge.json
+
+It asks Orthanc's REST API for changes, so that it works with any Orthanc, needs nothing installed there, and can stop
+at any time: the state file has the number of the last change that was dealt with, and a report that Orthanc already has
+is not stored twice. README.md beside this file says more. The log has Orthanc's identifiers, and nothing of patients.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import logging
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import ProxyHandler, Request, build_opener
+
+import click
+
+from xfeat.featurize.errors import DataError, ImageError, SpecError, XfeatError
+from xfeat.featurize.system.atomic import replacing
+from xfeat.serve.dicom_sr.identity import MANUFACTURER
+from xfeat.serve.dicom_sr.write import ReportBuilder
+from xfeat.serve.inference.predictor import Predictor
+from xfeat.serve.inference.results import SkippedImage
+
+logger = logging.getLogger("bridge")
+
+_TIMEOUT_S = 60.0
+_CHANGES = 100
+_LONGEST_WAIT_S = 60.0
+# An image that Orthanc cannot hand out, such as one whose file is gone, must not hold up the others.
+_ATTEMPTS = 5
+# Images and reports go to Orthanc itself, and not through a proxy of the environment.
+_OPENER = build_opener(ProxyHandler({}))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Orthanc:
+    """The REST API of an Orthanc server.
+
+    Attributes:
+        url: without a slash at the end.
+        credentials: ``user:password``, or ``None``.
+    """
+
+    url: str
+    credentials: str | None = field(default=None, repr=False)
+
+    def call(self, path: str, body: bytes | None = None) -> bytes:
+        """Return what Orthanc answers: to GET, or with a body to POST.
+
+        Raises:
+            SpecError: if it refuses the user.
+            HTTPError: if it answers with another error.
+            OSError: if it does not answer.
+        """
+        headers = {"Content-Type": "application/dicom"} if body is not None else {}
+        if self.credentials is not None:
+            headers["Authorization"] = f"Basic {base64.b64encode(self.credentials.encode()).decode()}"
+        try:
+            with _OPENER.open(Request(self.url + path, body, headers), timeout=_TIMEOUT_S) as answer:
+                content: bytes = answer.read()
+                return content
+        except HTTPError as error:
+            error.close()
+            if error.code not in (401, 403):
+                raise
+            fix = "give --user and --password-file as in RegisteredUsers of Orthanc"
+            raise SpecError(f"Orthanc refuses the user ({error.code})", path=self.url, fix=fix) from error
+
+    def json(self, path: str) -> Any:
+        """Return the answer to GET, parsed."""
+        return json.loads(self.call(path))
+
+
+class Bridge:
+    """Deals with the changes of an Orthanc server, one after the other.
+
+    Args:
+        orthanc: the server.
+        predictor: the model.
+        state: file with the number of the last change that was dealt with.
+        modalities: of the images that get a report; empty for all.
+        from_now: without a state file, begin with images that arrive from now on.
+
+    Raises:
+        XfeatError: if the state file or the certificate of the model cannot be read, or highdicom is missing.
+    """
+
+    def __init__(
+        self, orthanc: Orthanc, predictor: Predictor, state: Path, modalities: tuple[str, ...], *, from_now: bool
+    ) -> None:
+        self._orthanc, self._predictor, self._state = orthanc, predictor, state
+        self._modalities = {modality.upper() for modality in modalities}
+        self._builder = ReportBuilder(predictor)
+        self._failures: Counter[int] = Counter()
+        self._last = _read_state(state)
+        self._from_now = from_now
+
+    def catch_up(self) -> None:
+        """Deal with all changes since the last one.
+
+        Raises:
+            OSError: if Orthanc does not answer, or has a problem of its own; what was dealt with is kept.
+        """
+        newest = int(self._orthanc.json("/changes?last")["Last"])
+        if self._last is None:
+            self._save(newest if self._from_now else 0)
+        elif self._last > newest:
+            logger.warning("Orthanc counts its changes anew: all of its images are looked at again")
+            self._save(0)
+        for change in self._changes():
+            if change["ChangeType"] == "NewInstance":
+                self._deal_with(str(change["ID"]), int(change["Seq"]))
+            self._save(int(change["Seq"]))
+
+    def _changes(self) -> Iterator[dict[str, Any]]:
+        while True:
+            answer = self._orthanc.json(f"/changes?since={self._last}&limit={_CHANGES}")
+            yield from answer["Changes"]
+            if answer["Done"] or not answer["Changes"]:
+                return
+
+    def _save(self, last: int) -> None:
+        self._last = last
+        with replacing(self._state, elsewhere="choose another file with --state") as partial:
+            partial.write_text(json.dumps({"last": last}) + "\n")
+
+    def _deal_with(self, instance: str, change: int) -> None:
+        try:
+            tags = self._orthanc.json(f"/instances/{instance}/simplified-tags")
+            own = tags.get("Manufacturer") == MANUFACTURER
+            if own or (self._modalities and tags.get("Modality") not in self._modalities):
+                return
+            content = self._orthanc.call(f"/instances/{instance}/file")
+        except HTTPError as error:
+            self._failures[change] += 1
+            if error.code != 404 and self._failures[change] < _ATTEMPTS:
+                raise
+            logger.error("instance %s cannot be fetched (HTTP %s): no report", instance, error.code)
+            return
+        try:
+            for kind, made in self._reports(content).items():
+                self._store(made)
+                logger.info("instance %s: %s stored", instance, kind)
+        except ImageError as error:
+            logger.info("instance %s: no report: %s", instance, error.what)
+
+    def _reports(self, content: bytes) -> dict[str, bytes]:
+        [result] = self._predictor.predict([content], heatmap=self._builder.has_heatmaps, on_error="skip")
+        if isinstance(result, SkippedImage):
+            raise ImageError(result.reason)
+        made = {}
+        for kind, dataset in self._builder.build(result, content).items():
+            file = io.BytesIO()
+            dataset.save_as(file, enforce_file_format=True)
+            made[kind] = file.getvalue()
+        return made
+
+    def _store(self, content: bytes) -> None:
+        try:
+            self._orthanc.call("/instances", content)
+        except HTTPError as error:
+            if error.code >= 500:  # its disk is full, or it is stopping: tried again
+                raise
+            raise ImageError(f"Orthanc refuses it (HTTP {error.code})") from error
+
+
+def _read_state(path: Path) -> int | None:
+    try:
+        return int(json.loads(path.read_text())["last"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        fix = "delete it: all images are looked at again, and no report is stored twice"
+        raise DataError("the state of the bridge cannot be read", path=path, found=str(error), fix=fix) from error
+
+
+def _credentials(user: str | None, password_file: Path | None) -> str | None:
+    if user is None and password_file is None:
+        return None
+    if user is None or password_file is None:
+        raise SpecError("--user and --password-file belong together", fix="give both")
+    try:
+        return f"{user}:{password_file.read_text(encoding='utf-8').strip()}"
+    except (OSError, UnicodeError) as error:
+        raise SpecError("the password cannot be read", path=password_file, found=str(error)) from error
+
+
+def _watch(bridge: Bridge, interval_s: float) -> None:
+    wait_s = interval_s
+    while True:
+        try:
+            bridge.catch_up()
+            if wait_s > interval_s:
+                logger.info("Orthanc answers again")
+            wait_s = interval_s
+        except (OSError, HTTPException, ValueError) as error:
+            if isinstance(error, XfeatError):
+                raise
+            if wait_s == interval_s:
+                logger.warning("Orthanc does not answer (%s): trying again until it does", _reason(error))
+            wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+        time.sleep(wait_s)
+
+
+def _reason(error: Exception) -> str:
+    return f"HTTP {error.code}" if isinstance(error, HTTPError) else str(getattr(error, "reason", error))
+
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command()
+@click.option("--orthanc", required=True, metavar="URL", help="Of the REST API, such as http://127.0.0.1:8042.")
+@click.option("--model", type=_FILE, required=True, help="Model file written by xexport onnx.")
+@click.option("--state", type=_FILE, required=True, help="File that remembers which images were dealt with.")
+@click.option("--user", help="User of Orthanc.")
+@click.option("--password-file", type=_FILE, help="File with the password of the user.")
+@click.option("--modality", multiple=True, help="Only images of it, such as DX; may be given several times.")
+@click.option("--from-now", is_flag=True, help="At the first start, leave out the images that are there already.")
+@click.option("--interval", type=click.FloatRange(0.1), default=2.0, show_default=True, help="Seconds between looks.")
+@click.option("--once", is_flag=True, help="Deal with what is there, and end; exit code 1 if Orthanc does not answer.")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads for the network.  [default: number of cores]")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--require-signature", type=_FILE, metavar="KEY", help="Public key that must have signed the model.")
+def main(
+    orthanc: str,
+    model: Path,
+    state: Path,
+    user: str | None,
+    password_file: Path | None,
+    modality: tuple[str, ...],
+    from_now: bool,
+    interval: float,
+    once: bool,
+    **settings: Any,
+) -> None:
+    """Write a structured report and a heatmap for each image in an Orthanc server, and each that arrives."""
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
+    logger.setLevel(logging.INFO)
+    try:
+        if not orthanc.startswith(("http://", "https://")):
+            raise SpecError("no address of Orthanc", expected="http://… or https://…", found=orthanc)
+        server = Orthanc(url=orthanc.rstrip("/"), credentials=_credentials(user, password_file))
+        bridge = Bridge(server, Predictor(model, **settings), state, modality, from_now=from_now)
+        if not once:
+            logger.info("watching %s", server.url)
+            _watch(bridge, interval)
+        bridge.catch_up()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except XfeatError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(1)
+    except (OSError, HTTPException, ValueError) as error:
+        click.echo(f"error: Orthanc does not answer: {_reason(error)}", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,203 @@
+"""deploy/orthanc/bridge.py with a real Orthanc: images stored, reports found in their studies."""
+
+from __future__ import annotations
+
+import base64
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from tests.inputs.dicom.files import compressed, to_bytes
+from tests.serve.dicom_sr.conftest import PIXELS, STUDY, radiograph
+from tests.serve.dicom_sr.standard import errors_of
+
+ROOT = Path(__file__).parents[3]
+BRIDGE = ROOT / "deploy" / "orthanc" / "bridge.py"
+ORTHANC = shutil.which("Orthanc", path=os.environ.get("PATH", "") + ":/usr/sbin")
+PASSWORD = "a pass:word"
+THREE = ["DX", "OT", "SR"]
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(ORTHANC is None, reason="Orthanc (Debian: orthanc) is not installed"),
+]
+
+
+class Server:
+    """An Orthanc on free ports of this machine, started as the example configuration says."""
+
+    def __init__(self, folder: Path) -> None:
+        self.ports = []
+        for _ in range(2):
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                self.ports.append(free.getsockname()[1])
+        example = json.loads((BRIDGE.parent / "orthanc.json").read_text())
+        places = {"StorageDirectory": str(folder / "db"), "IndexDirectory": str(folder / "db")}
+        ports = dict(zip(("HttpPort", "DicomPort"), self.ports, strict=True))
+        self.config = folder / "orthanc.json"
+        self.config.write_text(json.dumps(example | places | ports | {"RegisteredUsers": {"xfeat": PASSWORD}}))
+        self.url = f"http://127.0.0.1:{self.ports[0]}"
+
+    def start(self) -> None:
+        assert ORTHANC is not None
+        self.process = subprocess.Popen([ORTHANC, self.config], stderr=subprocess.DEVNULL)
+        for _ in range(300):
+            try:
+                self.call("/system")
+                return
+            except OSError:
+                time.sleep(0.05)
+        pytest.fail("Orthanc does not start")
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(20)
+
+    def call(self, path: str, body: bytes | None = None) -> Any:
+        key = base64.b64encode(f"xfeat:{PASSWORD}".encode()).decode()
+        with urllib.request.urlopen(
+            urllib.request.Request(self.url + path, body, {"Authorization": f"Basic {key}"})
+        ) as r:
+            content = r.read()
+        return content if path.endswith("/file") else json.loads(content)
+
+    def series(self) -> dict[str, list[str]]:
+        """Return the modalities of all series, by study."""
+        found: dict[str, list[str]] = {}
+        for series in self.call("/series?expand"):
+            tags = series["MainDicomTags"]
+            study = self.call(f"/studies/{series['ParentStudy']}")["MainDicomTags"]["StudyInstanceUID"]
+            found.setdefault(study, []).extend([tags["Modality"]] * len(series["Instances"]))
+        return {study: sorted(modalities) for study, modalities in found.items()}
+
+
+@pytest.fixture
+def orthanc(tmp_path: Path) -> Iterator[Server]:
+    server = Server(tmp_path)
+    server.start()
+    yield server
+    server.process.kill()
+    server.process.wait()
+
+
+@pytest.fixture
+def command(orthanc: Server, heatmap_model: Path, tmp_path: Path) -> list[str]:
+    password = tmp_path / "password"
+    password.write_text(f"{PASSWORD}\n")
+    return [
+        *(sys.executable, str(BRIDGE), "--orthanc", orthanc.url, "--model", str(heatmap_model), "--interval", "0.2"),
+        *("--state", str(tmp_path / "state" / "bridge.json"), "--user", "xfeat", "--password-file", str(password)),
+        *("--threads", "1", "--device", "cpu"),
+    ]
+
+
+@pytest.fixture
+def once(command: list[str]) -> Callable[..., Result]:
+    """Return a function that runs the bridge once, in this process; options by name replace those of the command."""
+    spec = importlib.util.spec_from_file_location("orthanc_bridge", BRIDGE)
+    assert spec is not None
+    assert spec.loader is not None
+    bridge = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(bridge)
+
+    def run(**changes: str) -> Result:
+        options = command[2:]
+        for name, value in changes.items():
+            options[options.index(f"--{name.replace('_', '-')}") + 1] = value
+        return CliRunner().invoke(bridge.main, [*options, "--once"])
+
+    return run
+
+
+def test_each_image_has_one_report_and_one_heatmap_in_its_study(orthanc: Server, once, tmp_path: Path, caplog):
+    image = to_bytes(radiograph())
+    orthanc.call("/instances", image)
+    assert once().exit_code == 0
+    assert orthanc.series() == {STUDY: THREE}
+    assert "sr stored" in caplog.text
+    for private in ("Doe", "P-1", "1950", STUDY):
+        assert private not in caplog.text
+    for instance in orthanc.call("/instances"):
+        path = tmp_path / f"{instance}.dcm"
+        path.write_bytes(orthanc.call(f"/instances/{instance}/file"))
+        if orthanc.call(f"/instances/{instance}/simplified-tags")["Modality"] != "DX":
+            assert errors_of(str(path)) == []
+
+    orthanc.call("/instances", image)
+    assert once().exit_code == 0
+    (tmp_path / "state" / "bridge.json").unlink()
+    assert once().exit_code == 0
+    assert orthanc.series() == {STUDY: THREE}, "the same image again, and a lost state, make no second report"
+
+    path.write_bytes(
+        to_bytes(radiograph(StudyInstanceUID="1.2.5", SOPInstanceUID="1.2.5.1", SeriesInstanceUID="1.2.5.2"))
+    )
+    subprocess.run(["storescu", "-xe", "127.0.0.1", str(orthanc.ports[1]), path], check=True)
+    uids = {"StudyInstanceUID": "1.2.6", "SeriesInstanceUID": "1.2.6.2", "PatientID": "P-2"}
+    orthanc.call("/instances", compressed("jpeg2000", [PIXELS], Modality="CR", **uids))
+    assert once().exit_code == 0
+    assert orthanc.series() == {STUDY: THREE, "1.2.5": THREE, "1.2.6": ["CR", "OT", "SR"]}
+
+
+def test_the_bridge_outlives_orthanc_and_a_kill(orthanc: Server, command: list[str], tmp_path: Path):
+    errors = (tmp_path / "log").open("w+")
+    running = subprocess.Popen([*command, "--modality", "dx"], stderr=errors)
+    try:
+        orthanc.call("/instances", to_bytes(radiograph()))
+        wait_for(orthanc, {STUDY: THREE})
+        orthanc.stop()
+        time.sleep(0.5)
+        orthanc.start()
+        orthanc.call("/instances", to_bytes(radiograph(SOPInstanceUID="1.2.7")))
+        orthanc.call(
+            "/instances", to_bytes(radiograph(SOPInstanceUID="1.2.8", Modality="PX", SeriesInstanceUID="1.2.9"))
+        )
+        wait_for(orthanc, {STUDY: ["DX", "DX", "OT", "OT", "PX", "SR", "SR"]})
+        time.sleep(0.5)
+    finally:
+        running.kill()
+        running.wait()
+    errors.seek(0)
+    log = errors.read()
+    errors.close()
+    assert log.count("does not answer") == 1
+    assert "answers again" in log
+    assert "Traceback" not in log
+
+
+def wait_for(orthanc: Server, expected: dict[str, list[str]]) -> None:
+    for _ in range(150):
+        if orthanc.series() == expected:
+            return
+        time.sleep(0.1)
+    assert orthanc.series() == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"user": "nobody"}, "Orthanc refuses the user"),
+        ({"orthanc": "http://127.0.0.1:9"}, "Orthanc does not answer"),
+        ({"orthanc": "127.0.0.1:8042"}, "no address of Orthanc"),
+        ({"password_file": "/nowhere"}, "the password cannot be read"),
+        ({"model": "/nowhere.onnx"}, "nowhere.onnx"),
+        ({"state": "/dev/null/state"}, "the state of the bridge cannot be read"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_message(changes, message, once):
+    done = once(**changes)
+    assert (done.exit_code, message in done.stderr) == (1, True), done.output
