@@ -58,18 +58,21 @@ def render_comparison(comparison: Comparison) -> str:
 
 def _title(comparison: Comparison) -> str:
     shown = len(comparison.entries) or len(comparison.results)
-    title = f"{count_of(shown, 'classifier')} compared"
+    compared = f"{count_of(shown, 'classifier')} compared"
     runs = [entry.run for entry in comparison.entries if entry.run is not None]
     if len({run.class_names for run in runs}) != 1:
-        return title
+        return compared
     images = {entry.name: [*entry.predictions] for entry in comparison.entries}[comparison.first]
     part = {"test": "test", "valid": "validation"}[comparison.part]
     groups = [comparison.groups.get(path, "") for path in images]
     point = runs[0].operating_point
-    about = described(
-        runs[0].class_names, f", {count_of(len(images), f'{part} image')}", groups, positive=point and point.positive
-    )
-    return f"{title}: {about['title']}"
+    return described(
+        runs[0].class_names,
+        f", {count_of(len(images), f'{part} image')}",
+        groups,
+        positive=point and point.positive,
+        more=f", {compared}",
+    )["title"]
 
 
 def _roc(runs: list[Run], part: str) -> tuple[list[str], str]:
