@@ -253,7 +253,7 @@ COMMANDS: dict[str, Command] = {
     "metadata of a run": _library(lambda folder: metadata_of(open_run(folder / "runs/first"), 0.5).to_props()),
     "history": _library(lambda folder: list(map(list, read_history(open_run(folder / "runs/first"))))),
     "latest run": _library(lambda folder: open_run(latest_run(folder / "runs")).name),
-    "crossval.json": _library(lambda folder: find_results(folder / "runs")),
+    "results": _library(lambda folder: find_results(folder / "runs")),
     "converted network": _library(lambda folder: converted(folder).tolist()),
     "cross-validation": _library(_checkpoints),
     "audit": _library(lambda folder: audit_of(FeatureCache.open(folder / "features.h5"))),
@@ -313,10 +313,10 @@ def _seal_folds(folder: Path) -> None:
         file.rename(file.with_name(f"{name}-{digest[:16]}.float32"))
 
 
-def _seal_crossval(folder: Path) -> None:
-    file = folder / "runs/cv/crossval.json"
-    with contextlib.suppress(ValueError, AttributeError, TypeError, RecursionError):
-        file.write_text(json.dumps(with_digest(json.loads(file.read_bytes()))))
+def _seal_results(folder: Path) -> None:
+    for file in (folder / "runs/cv/crossval.json", folder / "runs/external/eval.json"):
+        with contextlib.suppress(ValueError, AttributeError, TypeError, RecursionError):
+            file.write_text(json.dumps(with_digest(json.loads(file.read_bytes()))))
 
 
 def _seal_network(folder: Path) -> None:
@@ -328,7 +328,7 @@ SEALS: dict[str, Callable[[Path], None]] = {
     "run": _seal_run,
     "model": _seal_model,
     "cache": _seal_cache,
-    "crossval": _seal_crossval,
+    "results": _seal_results,
     "network": _seal_network,
     "folds": _seal_folds,
     "none": lambda folder: None,  # a checksum that is part of the file

@@ -19,6 +19,7 @@ import pytest
 from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 
+import xfeat
 from tests.caches import as_schema1, extra_column, write_made_up
 from tests.featurize.conftest import CountingEngine
 from tests.serve.conftest import CLASSES, SIZE, build_model, draw, reference_probabilities
@@ -82,6 +83,7 @@ def make_project(folder: Path) -> None:
         _head(folder, "train", "--name", name, *_RUN, *more)
     _head(folder, "sweep", *SWEEP)
     _head(folder, "crossval", "--name", "cv", "--folds", "2", "--epochs", "1", "--hidden", "linear")
+    xfeat.evaluate(folder / "runs/first", folder / "other.h5", name="external")
     checkpoints = folder / "checkpoints"
     checkpoints.mkdir()
     cross_validated(folder)

@@ -64,7 +64,8 @@ KINDS = {
     "audit": Kind("features.audit.json", f"{_RUN}/run.json", ("audit",), change_json),
     "certificate": Kind("model.certificate.json", "other.certificate.json", _OF_MODELS, change_json),
     "model": Kind("model.onnx", "other.onnx", _OF_MODELS, change_model),
-    "crossval.json": Kind("runs/cv/crossval.json", f"{_RUN}/run.json", ("crossval.json",), change_json),
+    "crossval.json": Kind("runs/cv/crossval.json", f"{_RUN}/run.json", ("results",), change_json),
+    "eval.json": Kind("runs/external/eval.json", f"{_RUN}/run.json", ("results",), change_json),
     "signature": Kind(
         "model.certificate.json.minisig", "other.certificate.json.minisig", ("xserve predict --require-signature",)
     ),
@@ -81,7 +82,8 @@ SEALED = {
     "run.json": KINDS["run.json"]._replace(commands=_OF_RUNS, seal="run"),
     "features": KINDS["features"]._replace(seal="cache"),
     "model": KINDS["model"]._replace(seal="model"),
-    "crossval.json": KINDS["crossval.json"]._replace(seal="crossval"),
+    "crossval.json": KINDS["crossval.json"]._replace(seal="results"),
+    "eval.json": KINDS["eval.json"]._replace(seal="results"),
     "converted network": KINDS["converted network"]._replace(structure=change_model, seal="network"),
     "finished folds": KINDS["finished folds"]._replace(structure=change_numbers, seal="folds"),
     "shards": KINDS["shards"]._replace(structure=change_npz, seal="none"),

@@ -70,7 +70,7 @@ def richer(original: Path, made_once: MadeOnce) -> Path:
             Path("runs/first/run.json").write_text(json.dumps(open_run("runs/first").to_dict()))
             for line in (
                 *(f"{FEATURIZE} --engine torch", "xhead train --name second --seed 1"),
-                *(f"{CROSSVAL} --name cv", SWEEP),
+                *(f"{CROSSVAL} --name cv", SWEEP, "xhead eval runs/first features.h5 --name external"),
             ):
                 code, output = run_line(line)
                 assert code == 0, output
@@ -224,24 +224,26 @@ def _files_of_a_run(project: Path, say: Say) -> None:
         exchange(first / name, second / name)
 
 
-@row("`crossval.json`, `predictions.csv` and `report.html` of a cross-validation")
-def _crossval(project: Path, say: Say) -> None:
-    folder = project / "runs/cv"
-    assert "cv: cross-validated accuracy: " in say("xhead compare")[1]
-    assert (
-        json.loads(say("xhead compare --json cv")[1].partition("{")[2].join(["{", ""]))["crossvals"][0]["name"] == "cv"
-    )
-    for name, change in {
-        "crossval.json": lambda file: edit_json(file, lambda facts: facts["accuracy"].update(mean=1.0)),
-        "predictions.csv": lambda file: file.write_text(file.read_text().replace("bar", "disc", 1)),
-        "report.html": lambda file: file.write_text(file.read_text() + " "),
-    }.items():
-        whole = (folder / name).read_bytes()
-        change(folder / name)
-        refused(say, "xhead compare cv", "changed since it was saved", "not what was saved")
-        code, output = say("xhead compare")
-        assert (code, "left out" in output, "cross-validated" in output) == (0, True, False), output
-        (folder / name).write_bytes(whole)
+@row("`crossval.json` or `eval.json`, and the `predictions.csv` and `report.html` beside it")
+def _results(project: Path, say: Say) -> None:
+    for name, main, line in (
+        ("cv", "crossval.json", "cross-validated"),
+        ("external", "eval.json", "external accuracy"),
+    ):
+        folder = project / "runs" / name
+        assert f"{name}: " in say("xhead compare")[1]
+        assert f'"name": "{name}"' in say(f"xhead compare --json {name}")[1]
+        for file, change in {
+            main: lambda file: edit_json(file, lambda facts: facts["metrics"].update(accuracy=1.0)),
+            "predictions.csv": lambda file: file.write_text(file.read_text().replace("bar", "disc", 1)),
+            "report.html": lambda file: file.write_text(file.read_text() + " "),
+        }.items():
+            whole = (folder / file).read_bytes()
+            change(folder / file)
+            refused(say, f"xhead compare {name}", "changed since it was saved", "not what was saved")
+            code, output = say("xhead compare")
+            assert (code, "left out" in output, line in output) == (0, True, False), output
+            (folder / file).write_bytes(whole)
 
 
 @row("a finished fold of an interrupted cross-validation")
@@ -390,6 +392,7 @@ def _types(project: Path, say: Say) -> None:
     for name, line in {
         "runs/first/run.json": "xhead compare first",
         "runs/cv/crossval.json": "xhead compare cv",
+        "runs/external/eval.json": "xhead compare external",
         "runs/s/sweep.json": SWEEP,
         "model.certificate.json": "xexport verify model.onnx",
     }.items():
