@@ -63,7 +63,8 @@ def build_heatmap(
         **model.equipment,
     )
     capture.copy_patient_and_study_information(source.header)
-    capture.PatientOrientation = capture.Laterality = ""
+    for keyword in ("PatientOrientation", "Laterality"):
+        setattr(capture, keyword, "")
     for keyword in _OF_THE_PIXELS:
         if keyword in source.header:
             capture[keyword] = source.header[keyword]

@@ -28,6 +28,7 @@ _SERIES = 9001
 _SCHEME_ITEM = CodingSchemeIdentificationItem(designator=SCHEME, name="Classes and scores of xfeat")
 # Source: DICOM PS3.16 and SNOMED CT, as pydicom lists them; UCUM.
 _COMMENT = Code("121106", "DCM", "Comment")
+_DEVICE = sr.CodedConcept("121007", "DCM", "Device")
 _PROCEDURE = Code("363679005", "SCT", "Imaging procedure")
 _YES, _NO = Code("373066001", "SCT", "Yes"), Code("373067005", "SCT", "No")
 _NO_UNITS = Code("1", "UCUM", "no units")
@@ -85,7 +86,7 @@ def _content(source: SourceImage, prediction: Prediction, model: ModelIdentity) 
     device = sr.DeviceObserverIdentifyingAttributes(
         uid=model.uid, name="xfeat", manufacturer_name=MANUFACTURER, model_name=model.name, serial_number=model.sha256
     )
-    observer = sr.ObserverContext(Code("121007", "DCM", "Device"), device)
+    observer = sr.ObserverContext(_DEVICE, device)
     content = sr.MeasurementReport(
         observation_context=sr.ObservationContext(observer_device_context=observer),
         procedure_reported=_PROCEDURE,

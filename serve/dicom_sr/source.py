@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
@@ -109,13 +110,11 @@ def _readable(tags: Dataset) -> Dataset:
     import pydicom
 
     header = pydicom.Dataset()
-    header.set_original_encoding(*tags.original_encoding, tags.original_character_set)
+    implicit, little_endian = tags.original_encoding
+    header.set_original_encoding(implicit, little_endian, tags.original_character_set)
     for tag in tags.keys():  # noqa: SIM118  # iterating reads the values
-        if tag >= _PIXELS or tag.is_private:
-            continue
-        try:
-            header[tag] = tags[tag]
-        except Exception:  # noqa: BLE001  # whatever pydicom raises for a value that its type does not allow
-            continue
+        if tag < _PIXELS and not tag.is_private:
+            with suppress(Exception):  # whatever pydicom raises for a value that its type does not allow
+                header[tag] = tags[tag]
     header.decode()
     return header

@@ -6,6 +6,7 @@ import base64
 import importlib.util
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -201,3 +202,11 @@ def wait_for(orthanc: Server, expected: dict[str, list[str]]) -> None:
 def test_what_is_wrong_is_said_in_one_message(changes, message, once):
     done = once(**changes)
     assert (done.exit_code, message in done.stderr) == (1, True), done.output
+
+
+def test_the_unit_gives_options_that_there_are(once):
+    unit = (BRIDGE.parent / "xfeat-orthanc.service").read_text()
+    command = shlex.split(next(line for line in unit.splitlines() if line.startswith("ExecStart=")))
+    options = {option for parameter in sys.modules["orthanc_bridge"].main.params for option in parameter.opts}
+    assert {word for word in command if word.startswith("--")} <= options
+    assert command[1] == "/opt/xfeat/deploy/orthanc/bridge.py"
