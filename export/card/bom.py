@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import uuid
 from collections.abc import Iterator
+from importlib.metadata import version
 from typing import Any
 from urllib.parse import quote
 
@@ -13,27 +16,33 @@ from xfeat.export.card.sources import Sources
 from xfeat.head.runs.reader import HEAD_FILE
 
 SPEC_VERSION = "1.6"
+DISTRIBUTION = "xfeat-onnx"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MODEL, _ENCODER, _HEAD, _DATA = "model", "encoder", "head", "training-data"
 _USE = "research, on images like those of the training; not a medical device"
 
 
 def bill_of_materials(card: Card) -> dict[str, Any]:
-    """Return the bill, as plain JSON types. It has no time or number of its own: the same model has the same bill.
+    """Return the bill, as plain JSON types. It has the time of the certificate, and a number that follows from its content.
 
     Source: https://cyclonedx.org/docs/1.6/json/
     """
     parts = [*_parts(card.sources)]
     certified = {"timestamp": card.created} if card.created else {}
+    tool = {"type": "application", "name": DISTRIBUTION, "version": version(DISTRIBUTION)}
+    content = {
+        "metadata": {**certified, "tools": {"components": [tool]}, "component": _model(card)},
+        "components": parts,
+        "dependencies": [{"ref": _MODEL, "dependsOn": [part["bom-ref"] for part in parts]}],
+    }
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     return {
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
         "bomFormat": "CycloneDX",
         "specVersion": SPEC_VERSION,
-        "serialNumber": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_OID, card.sources.sha256)}",
+        "serialNumber": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_OID, digest)}",
         "version": 1,
-        "metadata": {**certified, "component": _model(card)},
-        "components": parts,
-        "dependencies": [{"ref": _MODEL, "dependsOn": [part["bom-ref"] for part in parts]}],
+        **content,
     }
 
 
@@ -119,8 +128,8 @@ def _parts(sources: Sources) -> Iterator[dict[str, Any]]:
         if entry["sha256"] != sources.sha256:
             yield {"type": "file", "bom-ref": f"file-{variant}", "name": entry["file"], **_hashes(entry["sha256"])}
     versions = (certificate and certificate.get("versions")) or {}
-    for name, version in versions.items():
-        yield _software(name, version)
+    for name, release in versions.items():
+        yield _software(name, release)
 
 
 def _counts(sources: Sources) -> Iterator[dict[str, str]]:
@@ -131,12 +140,12 @@ def _counts(sources: Sources) -> Iterator[dict[str, str]]:
             yield {"name": f"xfeat:{split}:patients", "value": str(patients)}
 
 
-def _software(name: str, version: str) -> dict[str, Any]:
+def _software(name: str, release: str) -> dict[str, Any]:
     if name == "python":
-        return {"type": "platform", "bom-ref": name, "name": name, "version": version}
-    package = {"xfeat": "xfeat-onnx"}.get(name, name)
-    purl = f"pkg:pypi/{quote(package, safe='')}@{quote(version, safe='')}"
-    return {"type": "library", "bom-ref": f"software-{name}", "name": package, "version": version, "purl": purl}
+        return {"type": "platform", "bom-ref": name, "name": name, "version": release}
+    package = {"xfeat": DISTRIBUTION}.get(name, name)
+    purl = f"pkg:pypi/{quote(package, safe='')}@{quote(release, safe='')}"
+    return {"type": "library", "bom-ref": f"software-{name}", "name": package, "version": release, "purl": purl}
 
 
 def _hashes(digest: str) -> dict[str, Any]:

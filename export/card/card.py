@@ -84,7 +84,7 @@ class Card:
 
 def make_card(sources: Sources, licence: str | None) -> Card:
     """Gather a card from its sources."""
-    parts, limits = sections(sources), limitations(sources)
+    parts, limits = sections(sources, licence), limitations(sources)
     rows = [*(row for section in parts for row in section.rows), *limits]
     return Card(
         sources=sources,

@@ -27,7 +27,7 @@ Found = Iterator[tuple[str, str]]
 
 def _run(sources: Sources) -> Found:
     if sources.run is None:
-        yield "The run of this model was not found: its training is known only as far as the file says.", ""
+        yield "No run of this model was found: its training is known only as far as the file says.", ""
     elif not sources.run.get("statistics.test"):
         yield (
             "There are no test images: the metrics of the validation images are optimistically biased, since the epoch "

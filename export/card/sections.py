@@ -30,14 +30,14 @@ class Section:
     note: str = ""
 
 
-def sections(sources: Sources) -> list[Section]:
+def sections(sources: Sources, licence: str | None) -> list[Section]:
     """Return the sections after Mitchell et al., Model Cards for Model Reporting, doi:10.1145/3287560.3287596.
 
     What nobody measured is not there, except for rows without a text: those the author fills in.
     """
     by_patient = "In brackets: 95 % confidence intervals. They respect that images of one patient are alike, where "
     return [
-        Section("Model", [*_model(sources)]),
+        Section("Model", [*_model(sources), *_author(licence)]),
         Section("Intended use", [*_use()], "Research, on images like those of the training. Not a medical device."),
         Section("Training data", [*_data(sources)]),
         Section("Evaluation data", [*_evaluation_data(sources)]),
@@ -79,7 +79,11 @@ def _model(sources: Sources) -> Iterator[Row]:
     yield from fact("model.precision", "precision of the weights", model, "precision")
     yield from fact("model.files", "files", sources.certificate, "models", _files)
     yield from fact("model.created", "exported", sources.certificate, "created")
-    yield blank("author.contact", "authors, contact, licence, citation")
+
+
+def _author(licence: str | None) -> Iterator[Row]:
+    yield Row(id="author.licence", label="licence", text=licence or "")
+    yield blank("author.contact", "authors, contact, citation")
 
 
 def _head(run: Document | None, head: Mapping[str, Any]) -> str:
@@ -93,7 +97,7 @@ def _pairs(settings: Mapping[str, Any]) -> str:
 
 
 def _initial(seed: int) -> str:
-    return f"pretrained encoder, which is not trained; random head, seed {seed}"
+    return f"the encoder keeps its own; the head starts at random, seed {seed}"
 
 
 def _epoch(run: Document | None, best: int) -> str:

@@ -6,11 +6,11 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import metadata as installed
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from xfeat.export.card.bom import bill_of_materials
+from xfeat.export.card.bom import DISTRIBUTION, bill_of_materials
 from xfeat.export.card.card import Card, make_card
 from xfeat.export.card.markdown import card_page, checklist_page, counts_of
 from xfeat.export.card.rows import FILL_IN, printable_json
@@ -98,6 +98,6 @@ def _html(card: Card) -> str:
             counts_of=counts_of,
             fill_in=FILL_IN,
             spec_line=card.sources.metadata.feature_spec.describe(),
-            version=installed.version("xfeat-onnx"),
+            version=version(DISTRIBUTION),
         )
     )
