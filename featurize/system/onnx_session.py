@@ -32,7 +32,7 @@ ORT_ERRORS: tuple[type[Exception], ...] = (
     ValueError,
 )
 _SILENT = 4  # onnxruntime's severities go from 0 (verbose) to 4 (fatal)
-_WARNING = 2
+_severity = 2  # warnings, onnxruntime's default
 _RECORD_PLACEMENT = "session.record_ep_graph_assignment_info"
 _MAX_NODES_LISTED = 5
 
@@ -202,7 +202,14 @@ def _quiet() -> Iterator[None]:
         ort.set_default_logger_severity(_SILENT)
         yield
     finally:
-        ort.set_default_logger_severity(_WARNING)
+        ort.set_default_logger_severity(_severity)
+
+
+def silence_log() -> None:
+    """Let onnxruntime write nothing to stderr from now on, where lines past Python's streams would be out of form."""
+    global _severity
+    _severity = _SILENT
+    ort.set_default_logger_severity(_SILENT)
 
 
 def _runs_on(session: ort.InferenceSession) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -149,6 +150,8 @@ def start(model: Path, **settings: Any) -> None:
         "max_batch": settings.pop("batch_size"),
         "api_key": read_key(settings.pop("api_key_file")),
     }
+    if settings["log_format"] == "json":
+        _import_server()
 
     def announce(url: str, models: ModelRegistry) -> None:
         device = models[models.default_name].device
@@ -158,3 +161,12 @@ def start(model: Path, **settings: Any) -> None:
 
     xfeat.start_server(model, announce, **settings)
     say("stopped")
+
+
+def _import_server() -> None:
+    """Import the libraries of the server; some write lines past Python then."""
+    from xfeat.serve.http.stderr_log import raw_lines_as_messages
+
+    # If one is missing, start_server says which.
+    with raw_lines_as_messages(), contextlib.suppress(ImportError):
+        import xfeat.serve.http.server  # noqa: F401

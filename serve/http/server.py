@@ -19,6 +19,7 @@ import prometheus_client  # noqa: F401 - so that a missing package of the extra 
 import uvicorn
 
 from xfeat.featurize.system.cores import cores
+from xfeat.featurize.system.onnx_session import silence_log
 from xfeat.serve.http.app import build_app
 from xfeat.serve.http.limits.connections import with_connection_limits
 from xfeat.serve.http.listen import listen, url_of
@@ -71,6 +72,8 @@ def serve(
         DeviceError: if the requested device is not available.
     """
     sys.setswitchinterval(_SWITCH_S)
+    if options.log_format == "json":
+        silence_log()
     with contextlib.suppress(AttributeError, TypeError, OSError):  # only glibc has it
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK_BYTES)
     models = ModelRegistry(source, partial(open_sessions, spec, options), spec, default=options.default_model)

@@ -6,7 +6,9 @@ import contextlib
 import io
 import json
 import logging
+import os
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -108,6 +110,22 @@ def log_to_stderr(kind: str) -> Iterator[None]:
         ours.handlers[:], sys.stderr, sys.excepthook, threading.excepthook = before
         root.removeHandler(handler)
         logging.captureWarnings(False)
+
+
+@contextlib.contextmanager
+def raw_lines_as_messages() -> Iterator[None]:
+    """Collect what libraries write past Python, as some do when they are imported, and write it to ``sys.stderr``."""
+    with tempfile.TemporaryFile() as file:
+        stderr = os.dup(2)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            file.seek(0)
+            for line in file.read().decode(errors="replace").splitlines(keepends=True):
+                sys.stderr.write(line if line.endswith("\n") else f"{line}\n")
 
 
 def _log_exception(kind: type[BaseException], value: BaseException | None, traceback: TracebackType | None) -> None:
