@@ -23,7 +23,7 @@ _OPACITY = 0.5
 _SOURCE_IMAGE = Code("121322", "DCM", "Source Image for Image Processing Operation")
 # What stays true of the pixels below the heatmap.
 _OF_THE_PIXELS = (
-    *("PatientOrientation", "Laterality", "BodyPartExamined", "PixelAspectRatio", "BurnedInAnnotation"),
+    *("PatientOrientation", "Laterality", "PixelAspectRatio", "BurnedInAnnotation"),
     *("RecognizableVisualFeatures", "LossyImageCompression", "LossyImageCompressionRatio"),
     "LossyImageCompressionMethod",
 )

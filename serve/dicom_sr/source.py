@@ -19,6 +19,7 @@ from xfeat.featurize.specs import PreprocessSpec
 # Dataset of pydicom, which is optional.
 Dataset = Any
 
+NOT_DICOM = "not a DICOM file"
 # What refers to an image, and puts a report beside it.
 _IDENTITY = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
 # Type 2 of the modules Patient and General Study: there in every object, empty if they are not known.
@@ -81,7 +82,7 @@ def read_source(content: bytes, spec: PreprocessSpec) -> SourceImage:
         ImageError: if it is no DICOM image, or cannot be referred to; ``what`` is the reason.
     """
     if not is_dicom(content):
-        raise ImageError("not a DICOM file")
+        raise ImageError(NOT_DICOM)
     picture = decode(content, spec)
     tags, layout = read_dicom(content, spec.frames)
     header = _readable(tags)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +12,11 @@ from xfeat.export.model.interface import HEATMAP
 from xfeat.featurize.errors import ImageError, MissingExtraError
 from xfeat.featurize.system.atomic import output_error, replacing
 from xfeat.serve.dicom_sr.identity import ModelIdentity
-from xfeat.serve.dicom_sr.source import Dataset, read_source
+from xfeat.serve.dicom_sr.source import NOT_DICOM, Dataset, read_source
 from xfeat.serve.inference.predictor import Predictor
 from xfeat.serve.inference.results import Prediction, Result, SkippedImage
+
+logger = logging.getLogger(__name__)
 
 _ELSEWHERE = "choose another folder with --dicom-sr"
 
@@ -72,6 +75,8 @@ class ReportBuilder:
 class ReportFolder:
     """Writes the reports of a model's predictions to a folder, one image at a time.
 
+    A DICOM image that no report can belong to is logged.
+
     The files are called by the UIDs of the reports, since names of images may name patients; the same image and model
     give the same files.
 
@@ -116,6 +121,8 @@ class ReportFolder:
             objects = self._builder.build(result, read())
         except ImageError as error:
             self.left_out[error.what] += 1
+            if error.what != NOT_DICOM:
+                logger.warning("%s: no report: %s", result.path, error.what)
             return
         for kind, dataset in objects.items():
             path = self._folder / f"{objects['sr'].SOPInstanceUID}.{kind}.dcm"

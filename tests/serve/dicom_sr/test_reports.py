@@ -249,18 +249,20 @@ def test_the_command_writes_reports_of_files_and_archives_that_equal_its_json(he
     with zipfile.ZipFile(images / "b.zip", "w") as archive:
         archive.writestr("same.dcm", to_bytes(radiograph(PIXELS[::-1], SOPInstanceUID="1.2.2")))
     (images / "c.png").write_bytes(draw((9, 9, 9)))
-    inputs = [str(images / name) for name in ("a", "b.zip", "c.png")]
+    (images / "d.dcm").write_bytes(to_bytes(radiograph(StudyInstanceUID=None)))
+    inputs = [str(images / name) for name in ("a", "b.zip", "c.png", "d.dcm")]
     command = ["predict", *inputs, "--model", str(heatmap_model), "--dicom-sr", str(tmp_path / "out"), "--json"]
     done = CliRunner().invoke(main, command)
     assert done.exit_code == 0, done.output
     assert "structured reports: 2, with heatmaps" in done.stderr
     assert "images without a report: 1 (not a DICOM file)" in done.stderr
+    assert "d.dcm: no report: DICOM file without StudyInstanceUID" in done.stderr
     answers = {answer["path"]: answer["probabilities"] for answer in json.loads(done.stdout)["predictions"]}
     found = [list(content_items(path).items())[:3] for path in (tmp_path / "out").glob("*.sr.dcm")]
     expected = [
         [(f"Probability of {name}", share) for name, share in answers[path].items()]
         for path in answers
-        if path.endswith(".dcm")
+        if path.endswith("same.dcm")
     ]
     assert sorted(found) == sorted(expected)
     plain = ["predict", inputs[0], "--model", str(write_model("plain.onnx")), "--dicom-sr", str(tmp_path / "plain")]
