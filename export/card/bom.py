@@ -23,7 +23,7 @@ _USE = "research, on images like those of the training; not a medical device"
 
 
 def bill_of_materials(card: Card) -> dict[str, Any]:
-    """Return the bill, as plain JSON types. It has the time of the certificate, and a number that follows from its content.
+    """Return the bill, as plain JSON types. Its time is that of the certificate; its number follows from its content.
 
     Source: https://cyclonedx.org/docs/1.6/json/
     """

@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -146,3 +147,16 @@ def test_the_base_model_is_named_where_it_is_known(backbone: str, base: str | No
     found = yaml.safe_load("\n".join(front_matter(make_card(STUDY.sources(metadata=other), None))[1:-1]))
     assert found.get("base_model") == base
     assert "license" not in found
+
+
+def test_the_keys_of_card_json_are_documented() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "formats.md").read_text().partition("## card.json")[2]
+    content = card_of("everything").to_dict()
+    inner = (
+        content["sections"][0],
+        content["sections"][0]["rows"][0],
+        content["metrics"][0],
+        content["limitations"][0],
+    )
+    item = content["checklists"]["CLAIM 2024"][0]
+    assert [key for part in (content, *inner, item) for key in part if f"`{key}`" not in page] == []
