@@ -15,7 +15,7 @@ _NO_BREAK_SPACE = "\N{NO-BREAK SPACE}"
 # Drawings, commands to copy and names from files (<bdi>) stay as they are, and so do tags.
 _TOKENS = re.compile(r"(<(svg|bdi|code|script|style)\b.*?</\2>|<[^>]*>)|([^<]+)", re.DOTALL)
 _INSIDE_NUMBERS = re.compile(
-    r"(?<=[\d%])\s+(?=[a-z%×±≥≤=<>−+])"  # 97.0 %, 3 classes, 91.5 to 99.0, 77.1 % ± 2.3
+    r"(?<=\d)\s+(?=[^\W\d]|[%°×±≥≤=−+])|(?<=%)\s+(?=to\b|±)"  # 97.0 %, 3 classes, 20 MB, 1.0 % to 4.0 %
     r"|(?<=\bto)\s+(?=[−+]?\d)|(?<=\bof)\s+(?=\d)|(?<=\bp)\s+(?=\d)"  # 91.5 to 99.0, 13 of 20, p 0.03
     r"|(?<=[×±≥≤=−+])\s+(?=[−+]?\d)|(?<=&[lg]t;)\s+(?=\d)"  # ≥ 0.4597
 )
