@@ -75,7 +75,7 @@ def open_images(data: str | os.PathLike[str], *, recursive: bool = True, columns
         opened = {shard: source.container(shard) for shard in shards}
         names = [f"{at}/{name}" for at, inner in opened.items() if inner for name in _images_of(inner, recursive)[0]]
     if not names:
-        raise _no_images(root)
+        raise _no_images(root, recursive)
     return Images(root, source, names)
 
 
@@ -109,12 +109,12 @@ def _require_there(path: Path) -> None:
     refuse_pipes(path)
 
 
-def _no_images(root: Root) -> DataError:
+def _no_images(root: Root, recursive: bool = True) -> DataError:
     return DataError(
         "no images found",
         path=root,
         expected=f"files that end in {', '.join(sorted(IMAGE_SUFFIXES))}",
-        fix="give another folder, or the files themselves",
+        fix=f"{'' if recursive else 'leave out --no-recursive, '}give another folder, or the files themselves",
     )
 
 

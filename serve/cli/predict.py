@@ -120,7 +120,7 @@ def predict(
             say(remark)
     elif output != _STDOUT:
         found = {"model": str(model), "output": str(output), "classified": classified, "skipped": skipped}
-        print_result(found, [f"{output}: {classified} images classified, {skipped} skipped"], as_json=as_json)
+        print_result(found, [f"{output}: {classified} classified, {skipped} skipped"], as_json=as_json)
     for line in [] if reports is None else reports.summary():
         say(line)
     if skipped:

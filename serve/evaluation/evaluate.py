@@ -29,6 +29,7 @@ from xfeat.head.evaluation.study import Cases, study
 from xfeat.serve.evaluation.foreign import ForeignClassifier
 from xfeat.serve.evaluation.specs import ClassifierSpec
 from xfeat.serve.inference.predictor import Predictor
+from xfeat.serve.inference.reading import content_of
 from xfeat.serve.inference.results import SkippedImage
 
 if TYPE_CHECKING:
@@ -162,7 +163,7 @@ def evaluate_model(
             fix="name the class folders as the model's classes",
         )
     source = open_source(dataset.root)
-    readers = [(entry.path, partial(_content, source, entry.path)) for entry, _ in entries]
+    readers = [(entry.path, partial(content_of, source, entry.path)) for entry, _ in entries]
     rows: list[NDArray[np.float32]] = []
     used, skipped = [], []
     results = predictor.predict_sources(readers, progress, total=len(readers))
@@ -197,11 +198,6 @@ def evaluate_model(
         skipped=skipped,
         grouped=any(entry.group for entry, _ in used),
     )
-
-
-def _content(source: Any, path: str) -> bytes:
-    content: bytes = source.read(path)[0]
-    return content
 
 
 def _rule(predictor: Predictor, positive: str | None, threshold: float | None) -> tuple[int | None, float | None]:
