@@ -12,7 +12,7 @@ from typing import Any
 
 from xfeat.featurize.errors import OutputError
 from xfeat.featurize.system.atomic import replacing
-from xfeat.featurize.text import columns_of, shortened
+from xfeat.featurize.text import columns_of, printable
 
 try:
     import matplotlib
@@ -31,6 +31,7 @@ except OSError as error:
 # Source: https://jfly.uni-koeln.de/color/
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
 GREY = "#666666"
+INK = "#1b1f24"  # of text on a ground of its own: a dark page lightens text that is black
 FORMATS = ("svg", "pdf", "png")
 WIDTH_MM = 85.0  # one column of most journals
 COLUMN_MM = 1.45  # a column of text of 7 points, on average
@@ -38,7 +39,7 @@ _ROW_MM = 3.5  # a line of a legend
 _MM = 1 / 25.4  # inches
 _PAGE_SCALE = 1.25  # a figure on a page is read on a screen
 _DPI = 300
-_WIDEST_NAME = 32  # columns
+TICK_COLUMNS = 18  # of text beside an axis: two of these leave half of the width
 _STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "xfeat",
@@ -85,12 +86,16 @@ def labelled(axes: Axes, title: str, x: str, y: str) -> Figure:
     return figure
 
 
-def name_label(name: str) -> str:
-    """Return a class name that fits a figure, and that a legend shows: matplotlib hides ``_name``."""
-    text = shortened(name)
-    while columns_of([text]) > _WIDEST_NAME:
-        text = text.removesuffix("…")[:-1] + "…"
-    return f" {text}" if text.startswith("_") else text
+def name_label(name: str, widest: int = 32) -> str:
+    """Return a name of at most ``widest`` columns of text: of a wider one, the beginning and the end."""
+    text = printable(name)
+    if columns_of([text]) <= widest:
+        return text
+    while columns_of([text]) >= widest:
+        cut = len(text) * 2 // 3
+        text = text[:cut] + text[cut + 1 :]
+    cut = len(text) * 2 // 3
+    return text[:cut] + "…" + text[cut:]
 
 
 def as_svg(figure: Figure) -> str:

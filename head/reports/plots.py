@@ -13,7 +13,18 @@ from xfeat.head.evaluation.clustered import Estimate
 from xfeat.head.evaluation.curves import calibration_bins, roc_with_interval
 from xfeat.head.evaluation.intervals import Z
 from xfeat.head.evaluation.study import Cases, Study
-from xfeat.head.reports.canvas import COLOURS, COLUMN_MM, GREY, as_svg, labelled, name_label, new_axes
+from xfeat.head.reports.canvas import (
+    COLOURS,
+    COLUMN_MM,
+    GREY,
+    INK,
+    TICK_COLUMNS,
+    WIDTH_MM,
+    as_svg,
+    labelled,
+    name_label,
+    new_axes,
+)
 from xfeat.head.reports.formatting import percent, with_interval
 from xfeat.head.training.history import EpochRecord
 
@@ -24,8 +35,9 @@ if TYPE_CHECKING:
 # Eleven classes would look like another: seven colours without yellow, and five kinds of lines for prints in grey.
 _LINE_COLOURS = (*COLOURS[:6], COLOURS[7])
 _LINE_KINDS = ("-", "--", "-.", ":", (0, (4, 1, 1, 1, 1, 1)))
-_CELLS_MM = 56.0  # side of a confusion matrix
+_CELLS_MM = 56.0  # most of the side of a confusion matrix
 _DIGIT_MM = 1.6
+_MOST_TICKS = 20  # on one side of it
 
 
 def training_curve(history: Sequence[EpochRecord], best_epoch: int, quantity: str) -> Figure:
@@ -139,10 +151,10 @@ def roc_curves(cases: Cases, study: Study) -> Figure:
                 x, y = curve.false_rate, curve.true_rate
                 label = "95 % interval of the sensitivity"
                 axes.fill_between(x, curve.low, curve.high, color=style["color"], alpha=0.2, linewidth=0, label=label)
-                style["label"] = f"{name_label(name)}, AUC {with_interval(**area)}"
+                style["label"] = f"{_legend_label(name)}, AUC {with_interval(**area)}"
             else:
                 x, y, _ = roc_curve(positive, scores)
-                style["label"] = f"{name_label(name)}, AUC {percent(area['value'])}"
+                style["label"] = f"{_legend_label(name)}, AUC {percent(area['value'])}"
             axes.plot(x, y, **style)
         if cases.positive is not None:
             _mark_operating_point(axes, study["classes"][cases.class_names[cases.positive]])
@@ -158,6 +170,11 @@ def _mark_operating_point(axes: Axes, found: Mapping[str, Any]) -> None:
     axes.plot([1 - specificity], [sensitivity], linestyle="", zorder=5, label=label, clip_on=False, **marker)
 
 
+def _legend_label(name: str) -> str:
+    text = name_label(name)
+    return f" {text}" if text.startswith("_") else text  # matplotlib hides what begins so
+
+
 def precision_recall_curves(cases: Cases) -> Figure:
     """Draw precision-recall curves of the same classes as :func:`roc_curves`."""
     from sklearn.metrics import average_precision_score, precision_recall_curve
@@ -165,7 +182,7 @@ def precision_recall_curves(cases: Cases) -> Figure:
     with new_axes() as axes:
         for code, positive, scores, style in _drawn_curves(cases):
             precision, recall, _ = precision_recall_curve(positive, scores)
-            label = f"{name_label(cases.class_names[code])}, AP {average_precision_score(positive, scores):.3f}"
+            label = f"{_legend_label(cases.class_names[code])}, AP {average_precision_score(positive, scores):.3f}"
             axes.plot(recall, precision, **style, label=label)
         axes.set_ylim(0, 1.03)
         return labelled(axes, "precision-recall curves", "sensitivity (recall)", "PPV (precision)")
@@ -219,37 +236,39 @@ def reliability_diagram(cases: Cases, uncalibrated: NDArray[np.floating] | None 
         _draw_estimates(axes, x, y)
         counts = ", ".join(map(str, images))
         axes.plot([], [], " ", label=f"images per bin, left to right: {counts}")
-        subject = "the predicted class" if code is None else name_label(cases.class_names[code])
+        subject = "the predicted class" if code is None else name_label(cases.class_names[code], TICK_COLUMNS)
         return labelled(axes, "reliability diagram", f"predicted probability of {subject}", "observed frequency")
 
 
 def _draw_estimates(axes: Axes, x: Sequence[float], estimates: Sequence[Estimate]) -> None:
-    values = np.array([each.value for each in estimates])
-    ends = np.array([each.limits(Z) or (each.value, each.value) for each in estimates])
-    reach = np.abs(ends.T - values)
-    style = {"color": COLOURS[0], "marker": "o", "capsize": 2, "elinewidth": 0.8}
-    axes.errorbar(x, values, reach, **style, clip_on=False, label="observed, with 95 % intervals")
+    low, high = zip(*(each.limits(Z) or (each.value, each.value) for each in estimates), strict=True)
+    axes.vlines(x, low, high, color=COLOURS[0], linewidth=0.8)
+    values = [each.value for each in estimates]
+    axes.plot(x, values, "o-", color=COLOURS[0], clip_on=False, label="observed, with 95 % intervals")
 
 
 def confusion_matrix_plot(matrix: Sequence[Sequence[int]], class_names: Sequence[str]) -> Figure:
     """Draw a confusion matrix, shaded by the proportion of each true class; numbers where they fit."""
     counts = np.asarray(matrix)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    names, cell = [name_label(name).strip() for name in class_names], _CELLS_MM / len(class_names)
-    with new_axes(_CELLS_MM + 12) as axes:
+    names = [name_label(name, TICK_COLUMNS) for name in class_names]
+    label_mm = columns_of(names) * COLUMN_MM
+    cells_mm = min(_CELLS_MM, WIDTH_MM - label_mm - 12)
+    cell = cells_mm / len(names)
+    turned, numbers = label_mm > cell, max(2, len(str(counts.max()))) * _DIGIT_MM <= cell
+    with new_axes(cells_mm + 12 + (label_mm if turned else 0)) as axes:
         axes.grid(visible=False)
         image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        if len(str(counts.max())) * _DIGIT_MM > cell:
-            bar = axes.figure.colorbar(image, ax=axes, shrink=0.7)
-            bar.set_label("share of the true class")
-        for row, column in np.ndindex(*counts.shape) if len(str(counts.max())) * _DIGIT_MM <= cell else ():
-            share = f"\n{100 * shares[row, column]:.0f} %" if cell > 6 * _DIGIT_MM else ""
-            colour = "white" if shares[row, column] > 0.5 else "#1b1f24"  # not black, which a dark page lightens
+        for row, column in np.ndindex(*counts.shape) if numbers else ():
+            share = f"\n{100 * shares[row, column]:.0f} %" if cell > 5 * _DIGIT_MM else ""
+            colour = "white" if shares[row, column] > 0.5 else INK
             text = f"{counts[row, column]}{share}"
             axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=7)
-        turned = columns_of(names) * COLUMN_MM > cell
-        axes.set_xticks(range(len(names)), names, rotation=90 if turned else 0)
-        axes.set_yticks(range(len(names)), names)
+        if not numbers:
+            axes.figure.colorbar(image, ax=axes, shrink=0.7).set_label("share of the true class")
+        every = -(-len(names) // _MOST_TICKS)
+        axes.set_xticks(range(0, len(names), every), names[::every], rotation=90 if turned else 0)
+        axes.set_yticks(range(0, len(names), every), names[::every])
         return labelled(axes, "confusion matrix", "predicted", "true")
 
 
@@ -263,7 +282,7 @@ def decision_curve(curve: Mapping[str, Any]) -> Figure:
         axes.plot(thresholds, everybody, color=COLOURS[1], linestyle="--", label="act on everybody")
         axes.plot(thresholds, benefit, color=COLOURS[0], label="act on the prediction")
         axes.set_ylim(-0.3 * max(everybody[0], 1), 1.1 * max(*benefit, *everybody, 1))
-        subject = f"probability of {name_label(curve['class']).strip()} from which one acts, %"
+        subject = f"threshold probability of {name_label(curve['class'], TICK_COLUMNS)}, %"
         return labelled(axes, "decision curve", subject, "net benefit per 100 images")
 
 
@@ -310,7 +329,7 @@ def forest_plot(rows: Sequence[ForestRow], overall: float | None, figure: str, b
         if beside:
             axes.plot([], [], "s", color=COLOURS[0], label=figure)
             axes.plot([], [], "x", color="black", label=beside)
-        names = [row.text if row.images is None else f"{row.text} (n = {row.images})" for row in rows]
+        names = [name_label(row.text, TICK_COLUMNS) + (f" (n = {row.images})" if row.images else "") for row in rows]
         axes.set_yticks(range(len(rows)), names)
         for tick, row in zip(axes.get_yticklabels(), rows, strict=True):
             tick.set_fontweight("bold" if row.images is None else "normal")
@@ -318,8 +337,14 @@ def forest_plot(rows: Sequence[ForestRow], overall: float | None, figure: str, b
         right = axes.twinx()
         right.set_ylim(axes.get_ylim())
         right.grid(visible=False)
-        texts = ["" if row.images is None else with_interval(row.value, row.interval).replace(" %", "") for row in rows]
-        right.set_yticks(range(len(rows)), texts)
+        right.set_yticks(range(len(rows)), ["" if row.images is None else _with_ends(row) for row in rows])
         for each in (axes, right):
             each.tick_params(axis="y", length=0)
         return labelled(axes, f"forest plot: {figure}", f"{figure}, % (95 % interval)", "")
+
+
+def _with_ends(row: ForestRow) -> str:
+    if row.value is None:
+        return "–"
+    ends = "" if row.interval is None else f" ({100 * row.interval[0]:.1f}–{100 * row.interval[1]:.1f})"
+    return f"{100 * row.value:.1f}{ends}"
