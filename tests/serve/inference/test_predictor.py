@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from xfeat.featurize.errors import DataError, SpecError
+from xfeat.featurize.errors import DataError, ImageError, SpecError
 from xfeat.featurize.specs import FeatureSpec, PreprocessSpec
+from xfeat.featurize.system.cores import cores
 from xfeat.serve.inference.predictor import Predictor
 from xfeat.serve.inference.results import Prediction, SkippedImage
 from xfeat.serve.models.batching import Batcher
@@ -118,6 +119,42 @@ def test_a_path_that_does_not_exist_is_an_error_before_anything_runs(predictor, 
     with pytest.raises(DataError, match=r"gone\.png: file or folder not found"):
         predictor.predict_paths([there, tmp_path / "gone.png"], progress=lambda done, total: seen.append(done))
     assert seen == []
+
+
+def test_names_are_asked_for_as_they_are_needed_and_a_pause_ends_a_batch(predictor, tiny, tmp_path):
+    red = str(tmp_path / "red.png")
+    Path(red).write_bytes(tiny.draw((255, 0, 0)))
+    seen, asked = [], 0
+
+    def names():
+        nonlocal asked
+        yield red
+        yield None
+        assert len(seen) == 1  # before anything else is asked for
+        for asked in range(1, 1001):  # noqa: B007
+            yield red
+
+    most_ahead = 0
+    for result in predictor.stream([], names()):
+        most_ahead = max(most_ahead, asked - len(seen))
+        seen.append(result)
+    assert len(seen) == 1001
+    assert most_ahead <= 3 * max(predictor.batch_size, cores())
+
+
+@pytest.mark.parametrize("on_error", ["skip", "raise"])
+def test_a_stream_skips_what_cannot_be_read_or_raises_when_it_comes_to_it(predictor, tiny, tmp_path, on_error):
+    (tmp_path / "a.png").write_bytes(tiny.draw((255, 0, 0)))
+    (tmp_path / "b.png").write_bytes(b"text")
+    stream = predictor.stream(tmp_path, on_error=on_error)
+    assert next(stream).label == "covid"
+    if on_error == "raise":
+        with pytest.raises(ImageError, match=r"b\.png: text"):
+            next(stream)
+    else:
+        assert [type(each) for each in stream] == [SkippedImage]
+    with pytest.raises(SpecError, match="on_error"):
+        predictor.stream(tmp_path, on_error="ignore")
 
 
 def test_a_folder_without_images_is_an_error(predictor, tmp_path: Path):
