@@ -59,7 +59,7 @@ SKIPPED, REFUSED = "xfeat_images_skipped_total", "xfeat_requests_refused_total"
 UP, READY = 'up{job="xfeat",instance="a"}', f"xfeat_ready{{{ON}}}"
 FAILED, DEFAULT, VERIFIED = "xfeat_reload_failed", "xfeat_default_model", "xfeat_model_verified"
 MODEL = 'instance="a",model="m"'
-# Alert, series by name (in promtool's notation, one value per minute), and the labels of the alert after an hour, or None.
+# Alert, series by name (as promtool writes them, a value per minute), and the labels of the alert after an hour, or None.
 CASES: list[tuple[str, dict[str, str], dict[str, str] | None]] = [
     ("XfeatNotReady", {UP: "0x999"}, {"job": "xfeat", "instance": "a"}),
     ("XfeatNotReady", {UP: "1x999", READY: "0x999"}, {"instance": "a"}),
