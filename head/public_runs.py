@@ -1,4 +1,4 @@
-"""The public functions for finished runs: opened, tested on other images, compared."""
+"""The public functions for finished runs: opened, tested on other images, compared, written up."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from xfeat.head.compare.comparison import Comparison
     from xfeat.head.evaluate import Evaluation
     from xfeat.head.evaluation.subgroups import Bins
+    from xfeat.head.paper.writing import PaperFiles
     from xfeat.head.runs.reader import Run
 
 
@@ -162,6 +163,31 @@ def compare(
         csv_file=None if csv_file is None else Path(csv_file),
         html_file=None if html_file is None else Path(html_file),
     )
+
+
+def write_figures(
+    result: StrPath = f"{DEFAULT_RUNS}/latest", output: StrPath = "figures", *, features: StrPath | None = None
+) -> PaperFiles:
+    """Write the figures and the methods section of a paper: ``xhead report``.
+
+    Args:
+        result: folder of a run, a cross-validation or an external test.
+        output: folder for the figures (SVG, PDF and PNG, 85 mm wide), methods.md and figures.json; other files in it
+            stay.
+        features: the cache that the run was trained on, if it has moved; it has the patients.
+
+    Returns:
+        The files with their captions, and what could not be drawn.
+
+    Raises:
+        RunError: if there is no result, or it is damaged, or of version 0.1.
+        CacheError: if the patients of a run's images are needed, and its cache is missing.
+        MismatchError: if it is another cache.
+        OutputError: if a file cannot be written.
+    """
+    from xfeat.head.paper.writing import write_paper
+
+    return write_paper(Path(result), Path(output), None if features is None else Path(features))
 
 
 def open_run(folder: StrPath = f"{DEFAULT_RUNS}/latest") -> Run:

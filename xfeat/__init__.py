@@ -30,7 +30,7 @@ _MODULES = {
     ),
     "xfeat.head.classifier": ("HeadClassifier",),
     "xfeat.head.public": ("cross_validate", "sweep", "train"),
-    "xfeat.head.public_runs": ("compare", "evaluate", "open_run"),
+    "xfeat.head.public_runs": ("compare", "evaluate", "open_run", "write_figures"),
     "xfeat.serve.inference.predictor": ("Predictor",),
     "xfeat.serve.public": ("evaluate_model", "start_server", "write_page"),
 }

@@ -31,6 +31,7 @@ from xfeat.head.compare.comparison import Comparison
 from xfeat.head.crossval.run import SavedCrossval
 from xfeat.head.evaluate import Evaluation
 from xfeat.head.evaluation.subgroups import Bins
+from xfeat.head.paper.writing import PaperFiles
 from xfeat.head.public import Features
 from xfeat.head.runs.reader import Run
 from xfeat.head.sweep.ranking import SweepResult
@@ -437,6 +438,11 @@ def write_card(
 ) -> WrittenCard:
     """Write the card of a model, checklists of reporting guidelines and an ML-BOM: ``xexport card``."""
 
+def write_figures(
+    result: StrPath = "runs/latest", output: StrPath = "figures", *, features: StrPath | None = None
+) -> PaperFiles:
+    """Write the figures and the methods section of a paper: ``xhead report``."""
+
 def write_page(
     model: StrPath,
     output: StrPath,
@@ -445,7 +451,7 @@ def write_page(
     runtime: StrPath | None = None,
     progress: Progress | None = None,
 ) -> dict[str, int]:
-    """Write a web page that runs a model in the browser, as a folder for any file server or as one file: ``xserve page``."""
+    """Write a web page that runs a model in the browser, as a folder of files or as one file: ``xserve page``."""
 
 def write_snippet(model: StrPath = "model.onnx", language: str = "python") -> str:
     """Return a program that classifies image files with a model, without xfeat: ``xexport snippet``."""

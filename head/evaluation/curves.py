@@ -61,6 +61,7 @@ def roc_with_interval(
         before, after = (true_rate[np.searchsorted(false_rate, end, "right") - 1] for end in (least, most))
         low.append(value - math.hypot(value - bottom, value - min(before, value)))
         high.append(value + math.hypot(top - value, max(after, value) - value))
+    low[-1] = high[-1] = 1.0  # where everything is called positive, nothing is missed
     # The true curve never falls, so an interval holds at every higher, or every lower, rate too.
     lower = np.maximum.accumulate(np.clip(low, 0, 1))
     upper = np.minimum.accumulate(np.clip(high, 0, 1)[::-1])[::-1]
@@ -97,14 +98,12 @@ def calibration_bins(
         predicted: its probability (n,).
         patients: int64 (n,), from 0 without gaps.
     """
-    count = len(true)
-    wanted = count / min(MOST_BINS, max(1, count // FEWEST_IMAGES))
     values, sizes = np.unique(predicted, return_counts=True)
-    ends, seen = [], 0
+    ends, seen, count = [], 0, len(true)
     for value, reached in zip(values, sizes.cumsum().tolist(), strict=True):
-        if reached == count or (
-            reached >= (len(ends) + 1) * wanted and min(reached - seen, count - reached) >= FEWEST_IMAGES
-        ):
+        left = max(1, min(MOST_BINS - len(ends), (count - seen) // FEWEST_IMAGES))  # bins of the images that are left
+        enough = reached - seen >= (count - seen) / left and count - reached >= FEWEST_IMAGES
+        if enough or reached == count:
             ends.append(value)
             seen = reached
     places = np.searchsorted(ends, predicted)

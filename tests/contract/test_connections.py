@@ -44,6 +44,7 @@ COMMANDS = (
     "xhead crossval --epochs 1",
     "xhead compare a",
     "xhead eval runs/a data/test",
+    "xhead report runs/a",
     "xexport onnx runs/a -o model.onnx",
     "xexport verify model.onnx",
     "xexport info model.onnx",

@@ -19,7 +19,8 @@ CLASSES = {"EncoderPlugin", "FeatureExtractor", "HeadClassifier", "Predictor", "
 FUNCTIONS = {
     *("audit", "bench", "compare", "cross_validate", "describe", "doctor", "dump", "evaluate", "evaluate_model"),
     *("explain", "export_onnx", "export_run", "extract", "load", "open_cache", "open_run", "quantize", "sign", "split"),
-    *("start_server", "sweep", "train", "verify", "write_card", "write_page", "write_snippet", "write_triton"),
+    *("start_server", "sweep", "train", "verify", "write_card", "write_figures", "write_page"),
+    *("write_snippet", "write_triton"),
 }
 # What a command may import at run time besides the shared behaviour: it parses options, or writes a result as text.
 PARSES_OR_PRINTS = {
@@ -112,7 +113,7 @@ def test_a_command_calls_one_public_name(name: str) -> None:
 
 
 def test_all_commands_are_looked_at() -> None:
-    assert len(COMMANDS) == 27
+    assert len(COMMANDS) == 28
 
 
 @pytest.mark.parametrize("file", COMMAND_FILES, ids=lambda file: str(file.relative_to(ROOT)))
