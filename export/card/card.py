@@ -13,7 +13,9 @@ from xfeat.export.card.rows import Row
 from xfeat.export.card.sections import Section, sections
 from xfeat.export.card.sources import Sources
 from xfeat.export.card.tripod import TRIPOD
+from xfeat.featurize.errors import RunError
 from xfeat.featurize.pages.titles import classes_text
+from xfeat.featurize.text import listed
 
 FORMAT = "xfeat.card"
 SCHEMA_VERSION = 1
@@ -83,7 +85,23 @@ class Card:
 
 
 def make_card(sources: Sources, licence: str | None) -> Card:
-    """Gather a card from its sources."""
+    """Gather a card from its sources.
+
+    Raises:
+        RunError: if one of them is damaged: those of version 0.1 have no digest that would have shown it.
+    """
+    try:
+        return _gathered(sources, licence)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise RunError(
+            "a file that the card is made from is damaged",
+            expected=f"one of {listed(document.name for document in sources.documents)}, as it was written",
+            found=f"{type(error).__name__}: {error}",
+            fix="make it again, or leave it out of --eval",
+        ) from error
+
+
+def _gathered(sources: Sources, licence: str | None) -> Card:
     parts, limits = sections(sources, licence), limitations(sources)
     rows = [*(row for section in parts for row in section.rows), *limits]
     return Card(

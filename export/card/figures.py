@@ -49,7 +49,7 @@ class Metric:
         figure = {"value": self.value, "interval": self.interval}
         text = coefficient(figure) if self.name in _COEFFICIENTS else with_interval(self.value, self.interval)
         id = f"external.{self.name}" if self.external else f"metrics.{self.name}"
-        return Row(id=id, label=self.label, text=text, where=self.where, value=figure)
+        return Row(id=id, label=self.label, text=text, where=self.where)
 
 
 def studies(sources: Sources) -> Iterator[tuple[str, Document, str, bool]]:
@@ -127,7 +127,7 @@ def interval_rows(sources: Sources) -> Iterator[Row]:
             False: "each image on its own",
         }
         text = f"95 % confidence intervals, {texts.get(known, 'by patient where patients are known')}"
-        yield Row(id="metrics.intervals", label="uncertainty", text=text, where=document.at(key), value=known)
+        yield Row(id="metrics.intervals", label="uncertainty", text=text, where=document.at(key))
 
 
 def error_rows(sources: Sources) -> Iterator[Row]:
@@ -139,7 +139,7 @@ def error_rows(sources: Sources) -> Iterator[Row]:
         text = f"{wrong} of {sum(map(sum, matrix))} images{(confusions and ': ' + ', '.join(confusions)) or ''}"
         where = document.at(f"{key}.confusion_matrix")
         id = "external.errors" if external else "metrics.errors"
-        yield Row(id=id, label=f"{name}: misclassified", text=text, where=where, value=wrong)
+        yield Row(id=id, label=f"{name}: misclassified", text=text, where=where)
 
 
 def threshold_words(point: Mapping[str, Any]) -> str:

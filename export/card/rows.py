@@ -21,14 +21,12 @@ class Row:
         label: what the fact is about.
         text: the fact in words; empty if only the author knows it.
         where: file and key that it comes from; empty without a text.
-        value: what stands at that place.
     """
 
     id: str
     label: str
     text: str = ""
     where: str = ""
-    value: Any = None
 
 
 def printable_json(value: Any) -> Any:
@@ -57,7 +55,7 @@ def fact(id: str, label: str, document: Document | None, key: str, words: Words 
     if document is None or value is None or value in ("", [], {}):
         return
     if text := words(value):
-        yield Row(id=id, label=label, text=text, where=document.at(key), value=value)
+        yield Row(id=id, label=label, text=text, where=document.at(key))
 
 
 def blank(id: str, label: str) -> Row:

@@ -10,7 +10,7 @@ from typing import Any
 from xfeat.export.card.figures import error_rows, interval_rows, metrics, prevalence_words, studies, threshold_words
 from xfeat.export.card.rows import Row, blank, fact
 from xfeat.export.card.sources import Document, Sources
-from xfeat.featurize.text import listed
+from xfeat.featurize.text import MAX_LISTED, listed
 from xfeat.head.reports.formatting import percent
 from xfeat.head.reports.study_text import benefit_text, drop_rows, expected_elsewhere, gap_texts
 
@@ -108,7 +108,7 @@ def _epoch(run: Document | None, best: int) -> str:
 def _ensemble(run: Document) -> Row:
     members = run.get("ensemble.members")
     text = f"{members} heads, averaged into one" if members else "none: one head"
-    return Row(id="model.ensemble", label="ensemble", text=text, where=run.at("ensemble"), value=members)
+    return Row(id="model.ensemble", label="ensemble", text=text, where=run.at("ensemble"))
 
 
 def _calibration(found: Mapping[str, Any]) -> str:
@@ -156,13 +156,16 @@ def _images_of(found: Any) -> str:
 
 
 def _classes_of(found: Any) -> str:
-    classes = {split: each.get("classes", {}) for split, each in found.items()}
-    if max((len(each) for each in classes.values()), default=0) > 10:
-        return ""  # a table of its own: run.json has it
-    return "; ".join(
-        f"{split}: {_counts({name: row['images'] for name, row in rows.items() if 'images' in row})}"
-        for split, rows in classes.items()
-    )
+    """Write the images per class of each split; of many classes, the smallest and the largest."""
+    texts = {}
+    for split, metrics_of_split in found.items():
+        rows = metrics_of_split.get("classes", {})
+        counts = {name: row["images"] for name, row in sorted(rows.items()) if "images" in row}
+        if len(counts) > MAX_LISTED:
+            ends = (min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__))
+            counts = {f"{len(counts)} classes, from {ends[0]}": counts[ends[0]], f"to {ends[1]}": counts[ends[1]]}
+        texts[split] = _counts(counts)
+    return "; ".join(f"{split}: {text}" for split, text in texts.items() if text)
 
 
 def _patients(splits: Mapping[str, Mapping[str, int]]) -> str:
@@ -239,9 +242,7 @@ def _subgroups(sources: Sources) -> Iterator[Row]:
             label = f"{name}: {column}" + (f" (sensitivity and specificity of {of_class})" if of_class else "")
             if text:
                 where = document.at("subgroups.columns")
-                yield Row(
-                    id=f"subgroups.{'gaps' if gaps else 'values'}", label=label, text=text, where=where, value=found
-                )
+                yield Row(id=f"subgroups.{'gaps' if gaps else 'values'}", label=label, text=text, where=where)
 
 
 def _elsewhere(sources: Sources) -> Iterator[Row]:
@@ -260,7 +261,6 @@ def _elsewhere(sources: Sources) -> Iterator[Row]:
                 label=f"{evaluation.get('name')}: drop of {figure}, in points",
                 text=f"{text}: {verdict}",
                 where=evaluation.at("drop.figures"),
-                value=evaluation.get("drop.figures"),
             )
 
 
@@ -276,7 +276,7 @@ def _ood(sources: Sources) -> Iterator[Row]:
         for kind, found in (sources.certificate.get("out_of_distribution") or {}).items():
             where = sources.certificate.at("out_of_distribution")
             text = f"{round(found['above'] * found['images'])} of {found['images']} above the threshold"
-            yield Row(id="ood.kinds", label=kind, text=text, where=where, value=found)
+            yield Row(id="ood.kinds", label=kind, text=text, where=where)
 
 
 def _audit(sources: Sources) -> Iterator[Row]:
@@ -285,7 +285,7 @@ def _audit(sources: Sources) -> Iterator[Row]:
     yield from fact("audit.shortcuts", "shortcuts", described, "audit.verdicts.shortcuts")
     for key in ("failures", "warnings"):
         for text in described.get(f"audit.{key}") or []:
-            yield Row(id=f"audit.{key}", label=key[:-1], text=str(text), where=described.at(f"audit.{key}"), value=text)
+            yield Row(id=f"audit.{key}", label=key[:-1], text=str(text), where=described.at(f"audit.{key}"))
 
 
 def _parity(sources: Sources) -> Iterator[Row]:
@@ -295,7 +295,7 @@ def _parity(sources: Sources) -> Iterator[Row]:
     for provider, checks in (certificate.get("against_torch") or {}).items():
         for form, found in checks.items():
             where = certificate.at("against_torch")
-            yield Row(id="parity.torch", label=f"{form}, {provider}", text=_agreement(found), where=where, value=found)
+            yield Row(id="parity.torch", label=f"{form}, {provider}", text=_agreement(found), where=where)
     yield from fact("parity.training", "predictions of the training", certificate, "against_training", _agreement)
     yield from fact("parity.gate", f"{sources.metadata.precision} beside float32", certificate, "gate", _gate)
 

@@ -203,8 +203,8 @@ def _results(
         else:
             open_evaluation(folder)
             content = parse_json((folder / EVAL_FILE).read_bytes())
-            if content["head_sha256"] != metadata.head_sha256:
-                raise _of_another_model(folder, metadata, content["head_sha256"])
+            if (found := content.get("head_sha256")) != metadata.head_sha256:
+                raise _of_another_model(folder, metadata, found)
             tested.append(Document(f"{folder.absolute().name}/{EVAL_FILE}", content))
     return crossvals, tested
 

@@ -14,6 +14,7 @@ from xfeat.export.card.checklist import FILLED, NOT_APPLICABLE, PARTLY, Answer
 from xfeat.export.card.claim import CLAIM
 from xfeat.export.card.rows import FILL_IN
 from xfeat.export.card.tripod import TRIPOD
+from xfeat.featurize.errors import RunError
 
 CASES = [
     ("everything", "claim", "20", FILLED),
@@ -164,3 +165,11 @@ def test_a_limitation_follows_from_what_was_or_was_not_measured(name: str, text:
     assert [line for line in found if text in line]
     complete = [row.text for row in card_of("everything").limitations]
     assert name == "everything" or not [line for line in complete if text in line]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"seen_in_training": 5}, {"subgroups": {"columns": {"sex": {"a": 1}}}}, {"drop": 3}]
+)
+def test_a_document_without_a_digest_that_is_damaged_is_no_traceback(changes: dict[str, Any]) -> None:
+    with pytest.raises(RunError, match="damaged"):
+        make_card(STUDY.sources(evaluations=[STUDY.evaluation(**changes)]), None)
