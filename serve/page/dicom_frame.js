@@ -105,10 +105,11 @@ function unpackRle(data, { rows, columns, samples, allocated }) {
     const end = Math.min(segment + 1 < count ? view.getUint32(8 + 4 * segment, true) : data.length, data.length);
     const first = Math.trunc(segment / bytes) * bytes + bytes - 1 - (segment % bytes);
     for (let done = 0; done < size;) {
+      if (at >= end) throw failed();
       const code = data[at++];
       const [isRun, length] = code > 128 ? [true, 257 - code] : [false, code === 128 ? 0 : code + 1];
-      if (at + (isRun ? 1 : length) > end) throw failed();
-      for (let i = 0; i < length && done < size; i++, done++) out[first + done * count] = data[isRun ? at : at + i];
+      if (at + (isRun ? 1 : length) > end || done + length > size) throw failed();
+      for (let i = 0; i < length; i++, done++) out[first + done * count] = data[isRun ? at : at + i];
       at += isRun ? 1 : length;
     }
   }

@@ -69,7 +69,9 @@ class Tags {
 
   // {vr, begin, end, hasLength}: where the value is in the bytes; or undefined.
   find(name) {
-    return this.elements.get(TAGS[name][0]);
+    const element = this.elements.get(TAGS[name][0]);
+    if (element && !VRS.has(element.vr)) throw damaged();
+    return element;
   }
 
   content(name) {

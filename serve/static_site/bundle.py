@@ -10,8 +10,8 @@ _IMPORT = re.compile(
     r'^import (?:\{ (?P<names>.+?) \}|\* as (?P<whole>\w+)) from "\./(?P<module>[\w.-]+)";$', re.MULTILINE
 )
 _EXPORT = re.compile(r"^export (?=(?:async )?(?:function|const|let|class) (\w+))", re.MULTILINE)
-_EXPORT_LIST = re.compile(r"\bexport\{([^}]*)\};?\s*(?://# sourceMappingURL=.*\s*)?\Z")
-_LEFT = re.compile(r"^(?:import|export)\b(?!\()|\bexport\{", re.MULTILINE)
+_EXPORT_LIST = re.compile(r"\bexport ?\{([^}]*)\};?\s*(?://# sourceMappingURL=.*\s*)?\Z")
+_LEFT = re.compile(r"^(?:import|export)\b(?!\()|\bexport ?\{", re.MULTILINE)
 
 
 def bundle(entry: str, read: Callable[[str], str]) -> str:
@@ -41,7 +41,7 @@ def _as_function(name: str, text: str) -> str:
     exports = {found[1]: found[1] for found in _EXPORT.finditer(text)}
     text = _EXPORT.sub("", text)
     if listed := _EXPORT_LIST.search(text):
-        pairs = (each.split(" as ") for each in listed[1].split(","))
+        pairs = (each.split(" as ") for each in listed[1].split(",") if each.strip())
         exports |= {pair[-1].strip(): pair[0].strip() for pair in pairs}
         text = text[: listed.start()]
     # Chromium starts no module as the worker of a page that was opened as a file.

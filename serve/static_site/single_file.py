@@ -6,6 +6,8 @@ import base64
 import gzip
 import hashlib
 import json
+import os
+from contextlib import suppress
 from pathlib import Path
 
 from xfeat.featurize.backbones.weights import DownloadProgress
@@ -51,20 +53,18 @@ def write_single(
     icon = "data:image/svg+xml;base64," + base64.b64encode(page_file("icon.svg")).decode()
     policy = POLICY.format(script=_source(script), style=_source(style))
     page = page_file("index.html", "browser", "single").decode()
+    data = [
+        _data(DESCRIPTION, json.dumps(description).encode()),
+        _data("worker.js", worker.encode()),
+        *(_data(name, content) for name, content in parts.items() if not name.endswith(".js")),
+    ]
     for old, new in {
         "$policy": policy,
         '<meta name="viewport"': f'{_MARK}\n  <meta name="viewport"',
         "icon.svg": icon,
+        "</body>": "\n".join([*data, "</body>"]),
         '<link rel="stylesheet" href="page.css">': f"<style>{style}</style>",
         '<script type="module" src="browser.js"></script>': f'<script type="module">{script}</script>',
-        "</body>": "\n".join(
-            [
-                _data(DESCRIPTION, json.dumps(description).encode()),
-                _data("worker.js", worker.encode()),
-                *(_data(name, content) for name, content in parts.items() if not name.endswith(".js")),
-                "</body>",
-            ]
-        ),
     }.items():
         if old not in page:
             raise ValueError(f"index.html has no {old}")
@@ -98,13 +98,12 @@ def _require_own(file: Path) -> None:
     """
     if file.suffix.lower() not in _SUFFIXES:
         raise OutputError("the name of a single page must end in .html", path=file, fix=f"use -o {file.name}.html")
-    if not file.is_file():
+    if not os.path.lexists(file):
         return
-    try:
-        with file.open("rb") as opened:
+    is_own = False
+    if file.is_file():
+        with suppress(OSError), file.open("rb") as opened:
             is_own = _MARK.encode() in opened.read(_MARK_BYTES)
-    except OSError:
-        is_own = False
     if not is_own:
         raise OutputError(
             "not a page written by xserve page --single", path=file, fix="choose another file with -o, or move it away"

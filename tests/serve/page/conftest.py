@@ -6,17 +6,21 @@ import asyncio
 import base64
 import contextlib
 import functools
+import hashlib
 import http.server
+import io
 import json
 import re
 import shutil
 import subprocess
+import tarfile
 import threading
 from pathlib import Path
 
 import pytest
 
 from xfeat.serve.inference.predictor import Predictor
+from xfeat.serve.static_site import onnxruntime_web
 from xfeat.serve.static_site.onnxruntime_web import PACKAGE, VERSION, find_runtime, runtime_cache
 from xfeat.serve.static_site.write import write_site
 
@@ -24,7 +28,15 @@ from xfeat.serve.static_site.write import write_site
 RUNTIME = runtime_cache()
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = [
-    *("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *(
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--hide-scrollbars",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-sync",
+    ),
     *("--disable-background-networking", "--disable-component-update", "--remote-debugging-port=0"),
 ]
 WITHOUT_NETWORK = (
@@ -221,6 +233,27 @@ def runtime(tmp_path_factory):
         for name, content in files.items():
             (RUNTIME / name).write_bytes(content)
     return RUNTIME
+
+
+# In place of the files of onnxruntime-web, where no browser runs them.
+FILES = {"ort.wasm.bundle.min.mjs": b"export {};", "ort-wasm-simd-threaded.wasm": b"\0asm"}
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """Return the archive of a stand-in package; its digests are the expected ones, and the cache is empty."""
+    archive = tmp_path / "package.tgz"
+    with tarfile.open(archive, "w:gz") as tar:
+        for name, content in FILES.items():
+            member = tarfile.TarInfo(f"package/dist/{name}")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    digests = {name: base64.b64encode(hashlib.sha512(content).digest()).decode() for name, content in FILES.items()}
+    monkeypatch.setattr(onnxruntime_web, "SHA512", digests)
+    monkeypatch.delenv("XFEAT_CACHE_DIR", raising=False)
+    monkeypatch.delenv("XFEAT_WEIGHTS_MIRROR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return archive
 
 
 @pytest.fixture

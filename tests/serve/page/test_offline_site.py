@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import io
 import json
 import re
 import tarfile
@@ -12,6 +9,7 @@ import tarfile
 import pytest
 from click.testing import CliRunner
 
+from tests.serve.page.conftest import FILES
 from xfeat.featurize.errors import MissingExtraError, ModelError, OutputError, SpecError
 from xfeat.serve.cli import main
 from xfeat.serve.http.middleware import SECURITY_HEADERS
@@ -21,27 +19,7 @@ from xfeat.serve.page_files import PAGE_FILES, page_file
 from xfeat.serve.static_site import onnxruntime_web, write
 from xfeat.serve.static_site.write import POLICY, write_site
 
-FILES = {"ort.wasm.bundle.min.mjs": b"export {};", "ort-wasm-simd-threaded.wasm": b"\0asm"}
-
-
-def digest(content):
-    return base64.b64encode(hashlib.sha512(content).digest()).decode()
-
-
-@pytest.fixture(autouse=True)
-def package(tmp_path, monkeypatch):
-    """Return the archive of a stand-in package; its digests are the expected ones, and the cache is empty."""
-    archive = tmp_path / "package.tgz"
-    with tarfile.open(archive, "w:gz") as tar:
-        for name, content in FILES.items():
-            member = tarfile.TarInfo(f"package/dist/{name}")
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-    monkeypatch.setattr(onnxruntime_web, "SHA512", {name: digest(content) for name, content in FILES.items()})
-    monkeypatch.delenv("XFEAT_CACHE_DIR", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.delenv("XFEAT_WEIGHTS_MIRROR", raising=False)
-    return archive
+pytestmark = pytest.mark.usefixtures("package")
 
 
 @pytest.fixture
