@@ -44,7 +44,7 @@ export function showModel(model, device) {
     if (name === "Test accuracy") showCaution(line, model.audit ?? {});
   }
   $("which").hidden = model.names.length < 2;
-  $("names").replaceChildren(...model.names.map((name) => new Option(name, name, false, name === model.name)));
+  $("names").replaceChildren(...model.names.map((name) => new Option(name === model.default ? `${name} (default)` : name, name, false, name === model.name)));
 }
 
 // Which kinds of images the out-of-distribution score finds, as measured when the model was written.

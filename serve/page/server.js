@@ -43,7 +43,7 @@ async function fetchModel(name) {
   const response = await call(name ? `model?model=${encodeURIComponent(name)}` : "model").catch(() => {
     throw new Problem("The server does not respond. Reload this page when it is running.");
   });
-  if (!response.ok) throw new Problem("The server has no such model.");
+  if (!response.ok) throw new Problem((await response.json().catch(() => ({}))).error ?? "The server has no such model.");
   return response.json();
 }
 

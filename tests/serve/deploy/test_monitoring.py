@@ -59,7 +59,7 @@ SKIPPED, REFUSED = "xfeat_images_skipped_total", "xfeat_requests_refused_total"
 UP, READY = 'up{job="xfeat",instance="a"}', f"xfeat_ready{{{ON}}}"
 FAILED, DEFAULT, VERIFIED = "xfeat_reload_failed", "xfeat_default_model", "xfeat_model_verified"
 MODEL = 'instance="a",model="m"'
-# Alert, series by name (as promtool writes them, a value per minute), and the labels of the alert after an hour, or None.
+# Alert, series by name (in promtool's notation), and the labels of the alert after an hour, or None.
 CASES: list[tuple[str, dict[str, str], dict[str, str] | None]] = [
     ("XfeatNotReady", {UP: "0x999"}, {"job": "xfeat", "instance": "a"}),
     ("XfeatNotReady", {UP: "1x999", READY: "0x999"}, {"instance": "a"}),
@@ -169,7 +169,7 @@ def test_the_metrics_are_well_formed_and_have_what_rules_and_dashboard_name(
 
 
 def test_every_metric_is_documented() -> None:
-    page = (DEPLOY.parent / "docs/serve-operations.md").read_text()
+    page = (DEPLOY.parent / "docs/serve-monitoring.md").read_text()
     families = {family.name for family in ServerMetrics()._registry.collect() if family.name.startswith("xfeat_")}
     assert len(families) > 15
     assert [name for name in families if name not in page] == []

@@ -7,6 +7,8 @@ import csv
 import io
 
 from xfeat.serve.inference.predictor import Predictor
+from xfeat.serve.models.registry import ModelRegistry
+from xfeat.serve.specs import ServeSpec
 
 AUDIT = {"audited": True, "passed": False, "failures": ["patients are in two splits"], "warnings": []}
 
@@ -108,3 +110,28 @@ def test_the_csv_file_holds_unrounded_numbers(predictor, serve_model, tiny, tmp_
     (row,) = csv.DictReader(io.StringIO(seen["csv"].lstrip("\ufeff")))
     assert {name: float(row[name]) for name in tiny.classes} == expected["probabilities"]
     assert (row["File"], row["Decision"], row["Problem"]) == ("red.png", "covid", "")
+
+
+def test_the_page_says_which_model_is_the_default_and_when_it_was_removed(write_model, serve_model, tmp_path, browse):
+    folder = tmp_path / "models"
+    folder.mkdir()
+    for name in ("a", "b"):
+        write_model(f"{name}.tmp").replace(folder / f"{name}.onnx")
+    models = ModelRegistry(folder, lambda path: [Predictor(path, "cpu")], ServeSpec(), default="b")
+
+    async def visit(browser):
+        await browser.loaded()
+        shown = await browser.value("[...document.getElementById('names')].map((each) => each.text)")
+        assert shown == ["a", "b (default)"]
+        assert await browser.value("document.getElementById('names').value") == "b"
+
+    async def visit_again(browser):
+        said = "document.getElementById('classes').textContent"
+        await browser.until(f"{said}.includes('the default model b was removed')")
+        assert "this server has: a" in await browser.value(said)
+
+    with serve_model(None, models=models) as client:
+        browse(str(client.base_url), visit)
+        (folder / "b.onnx").unlink()
+        models.reload()
+        browse(str(client.base_url), visit_again)
