@@ -10,7 +10,6 @@ is not stored twice. README.md beside this file says more. The log has Orthanc's
 from __future__ import annotations
 
 import base64
-import io
 import json
 import logging
 import sys
@@ -150,22 +149,14 @@ class Bridge:
             logger.error("instance %s cannot be fetched (HTTP %s): no report", instance, error.code)
             return
         try:
-            for kind, made in self._reports(content).items():
-                self._store(made)
-                logger.info("instance %s: %s stored", instance, kind)
+            [result] = self._predictor.predict([content], heatmap=self._builder.has_heatmaps, on_error="skip")
+            if isinstance(result, SkippedImage):
+                raise ImageError(result.reason)
+            for file in self._builder.build(result, content).values():
+                self._store(file)
+            logger.info("instance %s: report stored", instance)
         except ImageError as error:
             logger.info("instance %s: no report: %s", instance, error.what)
-
-    def _reports(self, content: bytes) -> dict[str, bytes]:
-        [result] = self._predictor.predict([content], heatmap=self._builder.has_heatmaps, on_error="skip")
-        if isinstance(result, SkippedImage):
-            raise ImageError(result.reason)
-        made = {}
-        for kind, dataset in self._builder.build(result, content).items():
-            file = io.BytesIO()
-            dataset.save_as(file, enforce_file_format=True)
-            made[kind] = file.getvalue()
-        return made
 
     def _store(self, content: bytes) -> None:
         try:

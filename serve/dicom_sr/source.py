@@ -86,12 +86,12 @@ def read_source(content: bytes, spec: PreprocessSpec) -> SourceImage:
     picture = decode(content, spec)
     tags, layout = read_dicom(content, spec.frames)
     header = _readable(tags)
-    missing = [keyword for keyword in _IDENTITY if not header.get(keyword)]
-    if missing:
-        raise ImageError(f"DICOM file without {', '.join(missing)}, which a report must refer to")
+    uids = {keyword: header.get(keyword) for keyword in _IDENTITY}  # of several values, pydicom makes a list
+    if missing := [keyword for keyword, uid in uids.items() if not uid or not isinstance(uid, str)]:
+        raise ImageError(f"DICOM file without one {', '.join(missing)}, which a report must refer to")
     reference = type(header)()
-    for keyword in _IDENTITY:
-        setattr(reference, keyword, header[keyword].value)
+    for keyword, uid in uids.items():
+        setattr(reference, keyword, uid)
     for keyword in _EMPTY_IF_UNKNOWN:
         setattr(reference, keyword, "")
         if keyword not in header:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +14,7 @@ from xfeat.export.model.interface import HEATMAP
 from xfeat.featurize.errors import ImageError, MissingExtraError
 from xfeat.featurize.system.atomic import output_error, replacing
 from xfeat.serve.dicom_sr.identity import ModelIdentity
-from xfeat.serve.dicom_sr.source import NOT_DICOM, Dataset, read_source
+from xfeat.serve.dicom_sr.source import NOT_DICOM, SourceImage, read_source
 from xfeat.serve.inference.predictor import Predictor
 from xfeat.serve.inference.results import Prediction, Result, SkippedImage
 
@@ -47,7 +49,7 @@ class ReportBuilder:
         self._model = ModelIdentity.of(predictor)
         self._preprocess = predictor.metadata.feature_spec.preprocess
 
-    def build(self, prediction: Prediction, content: bytes) -> dict[str, Dataset]:
+    def build(self, prediction: Prediction, content: bytes) -> dict[str, bytes]:
         """Return the report of one image, and the heatmap over it.
 
         Args:
@@ -55,21 +57,35 @@ class ReportBuilder:
             content: of the DICOM file.
 
         Returns:
-            Data sets of pydicom, by kind: ``sr``, and ``heatmap`` if the prediction has one.
+            Contents of DICOM files by name: ``UID.sr.dcm``, and ``UID.heatmap.dcm`` if the prediction has a heatmap.
 
         Raises:
             ImageError: if there can be no report; ``what`` is the reason.
         """
         from pydicom.config import disable_value_validation
 
+        # Warnings of pydicom quote values of the source, such as a date of birth.
+        with disable_value_validation(), warnings.catch_warnings(action="ignore"):
+            source = read_source(content, self._preprocess)
+            try:
+                return self._files(source, prediction)
+            except Exception as error:  # pydicom and highdicom have many for unusual tags, without a common base
+                logger.debug("no report can be made", exc_info=True)
+                raise ImageError(f"no report can be made of its tags ({type(error).__name__})") from error
+
+    def _files(self, source: SourceImage, prediction: Prediction) -> dict[str, bytes]:
         from xfeat.serve.dicom_sr.heatmap import build_heatmap
         from xfeat.serve.dicom_sr.report import build_report
 
-        with disable_value_validation():  # its warnings would quote values of the source, such as a date of birth
-            source = read_source(content, self._preprocess)
-            report = build_report(source, prediction, self._model)
-            heatmap = build_heatmap(source, prediction, self._model, self._preprocess)
-        return {"sr": report} if heatmap is None else {"sr": report, "heatmap": heatmap}
+        report = build_report(source, prediction, self._model)
+        made = {"sr": report, "heatmap": build_heatmap(source, prediction, self._model, self._preprocess)}
+        files = {}
+        for kind, dataset in made.items():
+            if dataset is not None:
+                file = io.BytesIO()
+                dataset.save_as(file, enforce_file_format=True)
+                files[f"{report.SOPInstanceUID}.{kind}.dcm"] = file.getvalue()
+        return files
 
 
 class ReportFolder:
@@ -118,16 +134,15 @@ class ReportFolder:
         if isinstance(result, SkippedImage):
             return
         try:
-            objects = self._builder.build(result, read())
+            files = self._builder.build(result, read())
         except ImageError as error:
             self.left_out[error.what] += 1
             if error.what != NOT_DICOM:
                 logger.warning("%s: no report: %s", result.path, error.what)
             return
-        for kind, dataset in objects.items():
-            path = self._folder / f"{objects['sr'].SOPInstanceUID}.{kind}.dcm"
-            with replacing(path, elsewhere=_ELSEWHERE) as partial:
-                dataset.save_as(partial, enforce_file_format=True)
+        for name, content in files.items():
+            with replacing(self._folder / name, elsewhere=_ELSEWHERE) as partial:
+                partial.write_bytes(content)
         self.written += 1
 
     def summary(self) -> list[str]:

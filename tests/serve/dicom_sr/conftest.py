@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 from pydicom import Dataset
 from pydicom.uid import DigitalXRayImageStorageForPresentation
@@ -45,6 +47,11 @@ def radiograph(values: np.ndarray = PIXELS, photometric: str = "MONOCHROME2", **
     return image
 
 
+def by_kind(files: dict[str, bytes]) -> dict[str, Dataset]:
+    """Return what was built, read again, by ``sr`` and ``heatmap``."""
+    return {name.split(".")[-2]: pydicom.dcmread(io.BytesIO(content)) for name, content in files.items()}
+
+
 @pytest.fixture
 def heatmap_model(write_model: Callable[..., Path]) -> Path:
     """Return the file of a model with all outputs."""
@@ -59,6 +66,6 @@ def report_of(heatmap_model: Path) -> Callable[[bytes], dict[str, Dataset]]:
 
     def build(content: bytes) -> dict[str, Dataset]:
         [prediction] = predictor.predict([content], heatmap=True)
-        return builder.build(prediction, content)
+        return by_kind(builder.build(prediction, content))
 
     return build

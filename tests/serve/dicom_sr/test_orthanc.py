@@ -129,7 +129,7 @@ def test_each_image_has_one_report_and_one_heatmap_in_its_study(orthanc: Server,
     orthanc.call("/instances", image)
     assert once().exit_code == 0
     assert orthanc.series() == {STUDY: THREE}
-    assert "sr stored" in caplog.text
+    assert "report stored" in caplog.text
     for private in ("Doe", "P-1", "1950", STUDY):
         assert private not in caplog.text
     for instance in orthanc.call("/instances"):

@@ -21,7 +21,7 @@ from pydicom import Dataset
 
 from tests.inputs.dicom.files import compressed, put_streams, to_bytes, without_preamble
 from tests.serve.conftest import draw
-from tests.serve.dicom_sr.conftest import IMAGE, PIXELS, SERIES, STUDY, radiograph
+from tests.serve.dicom_sr.conftest import IMAGE, PIXELS, SERIES, STUDY, by_kind, radiograph
 from tests.serve.dicom_sr.standard import errors_of
 from tests.serve.models.test_certificates import certify
 from xfeat.featurize.errors import ImageError, OutputError
@@ -48,6 +48,13 @@ SOURCES: dict[str, Callable[[], bytes]] = {
     "Japanese": lambda: to_bytes(
         radiograph(SpecificCharacterSet=["", "ISO 2022 IR 87"], PatientName="Yamada^Tarou=山田^太郎")
     ),
+    "Korean": lambda: to_bytes(
+        radiograph(SpecificCharacterSet=["", "ISO 2022 IR 149"], PatientName="Hong^Gildong=洪^吉洞=홍^길동")
+    ),
+    "Cyrillic, in sequences too": lambda: to_bytes(
+        radiograph(SpecificCharacterSet="ISO_IR 144", PatientName="Люкceмбypг", ProcedureCodeSequence=[_code("грудь")])
+    ),
+    "a name that its character set does not have": lambda: to_bytes(radiograph()).replace(b"Doe^Jane", b"D\xfce^Jane"),
     "a name without a caret": lambda: to_bytes(radiograph(PatientName="Anonymous")),
     "colour": lambda: to_bytes(radiograph(np.full((8, 9, 3), 90, np.uint8), "RGB", Modality="ES")),
     "inverted": lambda: to_bytes(radiograph(photometric="MONOCHROME1")),
@@ -61,6 +68,12 @@ SOURCES: dict[str, Callable[[], bytes]] = {
     ),
     "private tags": lambda: to_bytes(_private()),
 }
+
+
+def _code(meaning: str) -> Dataset:
+    code = Dataset()
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "1", "99TEST", meaning
+    return code
 
 
 def _jpeg_2000() -> bytes:
@@ -118,7 +131,7 @@ def test_the_report_says_what_the_prediction_says_and_what_made_it(heatmap_model
     predictor = Predictor(heatmap_model, device="cpu")
     [prediction] = predictor.predict([content], heatmap=True)
     path = tmp_path / "report.dcm"
-    ReportBuilder(predictor).build(prediction, content)["sr"].save_as(path, enforce_file_format=True)
+    path.write_bytes(next(iter(ReportBuilder(predictor).build(prediction, content).values())))
     expected = {f"Probability of {name}": value for name, value in prediction.probabilities.items()}
     assert content_items(path) == expected | {
         "Predicted class": prediction.label,
@@ -143,7 +156,7 @@ def test_the_same_image_and_model_give_the_same_uids_and_another_of_either_gives
     corrected_name = report_of(to_bytes(radiograph(PatientName="Doe^Joan")))
     predictor = Predictor(write_model("other.onnx", ood=True, heatmap=True, run="other"), device="cpu")
     [prediction] = predictor.predict([content], heatmap=True)
-    other_model = ReportBuilder(predictor).build(prediction, content)
+    other_model = by_kind(ReportBuilder(predictor).build(prediction, content))
     uids = [made["sr"].SOPInstanceUID for made in (first, again, corrected_name, other_pixels, other_model)]
     assert uids[0] == uids[1] == uids[2]
     assert len(set(uids)) == 3
@@ -159,7 +172,7 @@ def test_any_class_name_fits_and_the_whole_name_is_in_the_report(name, write_mod
     content = to_bytes(radiograph())
     [prediction] = predictor.predict([content], heatmap=True)
     path = tmp_path / "report.dcm"
-    ReportBuilder(predictor).build(prediction, content)["sr"].save_as(path, enforce_file_format=True)
+    path.write_bytes(next(iter(ReportBuilder(predictor).build(prediction, content).values())))
     assert errors_of(str(path)) == []
     group = measurement_group(path)
     assert [item.value for item in group.get_measurements()] == list(prediction.probabilities.values())
@@ -176,7 +189,7 @@ def test_one_frame_of_several_is_named(write_model):
     predictor = Predictor(write_model(heatmap=True, preprocess={"frames": "middle"}), device="cpu")
     content = to_bytes(image, image.file_meta.TransferSyntaxUID)
     [prediction] = predictor.predict([content], heatmap=True)
-    made = ReportBuilder(predictor).build(prediction, content)
+    made = by_kind(ReportBuilder(predictor).build(prediction, content))
     assert made["heatmap"].SourceImageSequence[0].ReferencedFrameNumber == 2
     frames = [item.value for item in made["sr"].iterall() if item.keyword == "ReferencedFrameNumber"]
     assert frames == [2]
@@ -187,9 +200,9 @@ def test_one_frame_of_several_is_named(write_model):
     [
         (b"\x89PNG\r\n", "not a DICOM file"),
         *[
-            (without_preamble(radiograph(**{keyword: value}), implicit=True), f"DICOM file without {keyword}")
+            (without_preamble(radiograph(**{keyword: value}), implicit=True), f"DICOM file without one {keyword}")
             for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
-            for value in (None, "")
+            for value in (None, "", ["1.2", "1.3"])
             if (keyword, value) != ("SOPInstanceUID", None)
         ],
     ],
@@ -256,7 +269,7 @@ def test_the_command_writes_reports_of_files_and_archives_that_equal_its_json(he
     assert done.exit_code == 0, done.output
     assert "structured reports: 2, with heatmaps" in done.stderr
     assert "images without a report: 1 (not a DICOM file)" in done.stderr
-    assert "d.dcm: no report: DICOM file without StudyInstanceUID" in done.stderr
+    assert "d.dcm: no report: DICOM file without one StudyInstanceUID" in done.stderr
     answers = {answer["path"]: answer["probabilities"] for answer in json.loads(done.stdout)["predictions"]}
     found = [list(content_items(path).items())[:3] for path in (tmp_path / "out").glob("*.sr.dcm")]
     expected = [
@@ -276,7 +289,7 @@ def test_the_certificate_is_named_by_its_digest(heatmap_model, tmp_path):
     predictor = Predictor(heatmap_model, device="cpu")
     content = to_bytes(radiograph())
     [prediction] = predictor.predict([content])
-    report = ReportBuilder(predictor).build(prediction, content)["sr"]
+    report = by_kind(ReportBuilder(predictor).build(prediction, content))["sr"]
     digest = hashlib.sha256(certificate.read_bytes()).hexdigest()
     texts = [item.value for item in report.iterall() if item.keyword == "TextValue"]
     assert f"certificate: belongs to the model, SHA-256 {digest}" in texts
