@@ -349,7 +349,7 @@ def write_card(
     *,
     run: StrPath | None = None,
     evaluations: Sequence[StrPath] = (),
-    licence: str | None = None,
+    license: str | None = None,
 ) -> WrittenCard:
     """Write the card of a model, checklists of reporting guidelines and an ML-BOM: ``xexport card``.
 
@@ -360,7 +360,7 @@ def write_card(
         output: the folder.
         run: folder of the model's run; by default that of its name in ``runs``, if it is there.
         evaluations: folders of ``xhead eval`` and ``xhead crossval``.
-        licence: of the model, such as ``apache-2.0``; by default left open.
+        license: of the model, such as ``apache-2.0``; by default left open.
 
     Returns:
         The files, and their content.
@@ -371,7 +371,7 @@ def write_card(
     from xfeat.export.card.write import write_card as write
 
     folders = [Path(each) for each in evaluations]
-    return write(Path(model), Path(output), run=_path(run), evaluations=folders, licence=licence)
+    return write(Path(model), Path(output), run=_path(run), evaluations=folders, license=license)
 
 
 def _path(path: StrPath | None) -> Path | None:

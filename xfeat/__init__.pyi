@@ -434,7 +434,7 @@ def write_card(
     *,
     run: StrPath | None = None,
     evaluations: Sequence[StrPath] = (),
-    licence: str | None = None,
+    license: str | None = None,
 ) -> WrittenCard:
     """Write the card of a model, checklists of reporting guidelines and an ML-BOM: ``xexport card``."""
 

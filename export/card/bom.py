@@ -47,14 +47,14 @@ def bill_of_materials(card: Card) -> dict[str, Any]:
 
 
 def _model(card: Card) -> dict[str, Any]:
-    licence = {"licenses": [{"license": {"name": card.licence}}]} if card.licence else {}
+    license = {"licenses": [{"license": {"name": card.license}}]} if card.license else {}
     return {
         "type": "machine-learning-model",
         "bom-ref": _MODEL,
         "name": card.name,
         "version": card.sources.sha256[:16],
         **_hashes(card.sources.sha256),
-        **licence,
+        **license,
         "modelCard": {
             "modelParameters": _parameters(card),
             "quantitativeAnalysis": {"performanceMetrics": [*_metrics(card)]},

@@ -28,7 +28,7 @@ class Card:
 
     Attributes:
         sources: the documents that it comes from.
-        licence: of the model, as Hugging Face names it, or ``None``: the author has not said.
+        license: of the model, as Hugging Face names it, or ``None``: the author has not said.
         sections: the facts.
         limitations: that follow from them.
         metrics: the figures among the facts.
@@ -36,7 +36,7 @@ class Card:
     """
 
     sources: Sources
-    licence: str | None
+    license: str | None
     sections: list[Section]
     limitations: list[Row]
     metrics: list[Metric]
@@ -72,7 +72,7 @@ class Card:
             "title": self.title,
             "created": self.created,
             "model_sha256": self.sources.sha256,
-            "licence": self.licence,
+            "license": self.license,
             "sources": [document.name for document in self.sources.documents],
             "sections": [asdict(section) for section in self.sections],
             "limitations": [{"text": row.text, "where": row.where} for row in self.limitations],
@@ -84,14 +84,14 @@ class Card:
         }
 
 
-def make_card(sources: Sources, licence: str | None) -> Card:
+def make_card(sources: Sources, license: str | None) -> Card:
     """Gather a card from its sources.
 
     Raises:
         RunError: if one of them is damaged: those of version 0.1 have no digest that would have shown it.
     """
     try:
-        return _gathered(sources, licence)
+        return _gathered(sources, license)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise RunError(
             "a file that the card is made from is damaged",
@@ -101,12 +101,12 @@ def make_card(sources: Sources, licence: str | None) -> Card:
         ) from error
 
 
-def _gathered(sources: Sources, licence: str | None) -> Card:
-    parts, limits = sections(sources, licence), limitations(sources)
+def _gathered(sources: Sources, license: str | None) -> Card:
+    parts, limits = sections(sources, license), limitations(sources)
     rows = [*(row for section in parts for row in section.rows), *limits]
     return Card(
         sources=sources,
-        licence=licence,
+        license=license,
         sections=parts,
         limitations=limits,
         metrics=metrics(sources),

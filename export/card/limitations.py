@@ -59,7 +59,7 @@ def _size(sources: Sources) -> Found:
         study = document.get(key)
         counts = {of_class: sum(row) for of_class, row in zip(study["classes"], study["confusion_matrix"], strict=True)}
         if few := [f"{count} of {of_class}" for of_class, count in counts.items() if count < _ENOUGH_IMAGES]:
-            yield f"Few images in {name}: {listed(few)}.", document.at(f"{key}.confusion_matrix")
+            yield f"Few images ({name}): {listed(few)}.", document.at(f"{key}.confusion_matrix")
 
 
 def _patients(sources: Sources) -> Found:

@@ -49,7 +49,7 @@ def front_matter(card: Card) -> list[str]:
     backbone = card.sources.metadata.feature_spec.backbone
     base = _TIMM.fullmatch(backbone)
     values = {
-        "license": card.licence,
+        "license": card.license,
         "library_name": "onnx",
         "pipeline_tag": "image-classification",
         "tags": ["image-classification", "onnx", "xfeat"],

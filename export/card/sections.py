@@ -30,14 +30,14 @@ class Section:
     note: str = ""
 
 
-def sections(sources: Sources, licence: str | None) -> list[Section]:
+def sections(sources: Sources, license: str | None) -> list[Section]:
     """Return the sections after Mitchell et al., Model Cards for Model Reporting, doi:10.1145/3287560.3287596.
 
     What nobody measured is not there, except for rows without a text: those the author fills in.
     """
     by_patient = "In brackets: 95 % confidence intervals. They respect that images of one patient are alike, where "
     return [
-        Section("Model", [*_model(sources), *_author(licence)]),
+        Section("Model", [*_model(sources), *_author(license)]),
         Section("Intended use", [*_use()], "Research, on images like those of the training. Not a medical device."),
         Section("Training data", [*_data(sources)]),
         Section("Evaluation data", [*_evaluation_data(sources)]),
@@ -81,8 +81,8 @@ def _model(sources: Sources) -> Iterator[Row]:
     yield from fact("model.created", "exported", sources.certificate, "created")
 
 
-def _author(licence: str | None) -> Iterator[Row]:
-    yield Row(id="author.licence", label="licence", text=licence or "")
+def _author(license: str | None) -> Iterator[Row]:
+    yield Row(id="author.license", label="licence", text=license or "")
     yield blank("author.contact", "authors, contact, citation")
 
 

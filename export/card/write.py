@@ -19,7 +19,7 @@ from xfeat.export.publish import publish
 from xfeat.featurize.pages.templates import page_environment
 from xfeat.featurize.specs import require
 
-_LICENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")
+_LICENSE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class WrittenCard:
 
 
 def write_card(
-    model: Path, output: Path, *, run: Path | None, evaluations: Sequence[Path], licence: str | None
+    model: Path, output: Path, *, run: Path | None, evaluations: Sequence[Path], license: str | None
 ) -> WrittenCard:
     """Write the card of a model: the same files for the same sources, bit by bit.
 
@@ -55,16 +55,16 @@ def write_card(
         output: the folder; files of the same names are replaced, others stay.
         run: of the model; ``None`` looks for it.
         evaluations: folders of ``xhead eval`` and ``xhead crossval``.
-        licence: of the model, such as ``apache-2.0``.
+        license: of the model, such as ``apache-2.0``.
 
     Raises:
-        SpecError: if the licence is no identifier.
+        SpecError: if the license is no identifier.
         XfeatError: as :func:`xfeat.export.card.sources.read_sources` says.
         OutputError: if the folder cannot be written.
     """
-    valid = licence is None or _LICENCE.fullmatch(licence) is not None
-    require(valid, "not the identifier of a licence", expected="one such as apache-2.0 or cc-by-nc-4.0", found=licence)
-    card = make_card(read_sources(model, run, evaluations), licence)
+    valid = license is None or _LICENSE.fullmatch(license) is not None
+    require(valid, "not the identifier of a license", expected="one such as apache-2.0 or cc-by-nc-4.0", found=license)
+    card = make_card(read_sources(model, run, evaluations), license)
     contents = contents_of(card)
     files = [output / name for name in contents]
     with publish(files) as folder:

@@ -155,7 +155,7 @@ def test_all_rows_that_items_ask_for_can_be_there() -> None:
         ("no audit", "not audited"),
         ("no certificate", "There is no certificate"),
         ("no run", "No run of this model was found"),
-        ("everything", "Few images in test: 60 of sick, 60 of well"),
+        ("everything", "Few images (test): 60 of sick, 60 of well"),
         ("everything", "score finds 25.0 % of these images: inverted"),
     ],
 )

@@ -204,9 +204,9 @@ def test_an_evaluation_of_another_model_is_refused(
     assert "of another model" in refused(copied.model, "--eval", other)
 
 
-@pytest.mark.parametrize("licence", ["two words", "a\nb", "", "<b>"])
-def test_a_licence_is_an_identifier(exported: Project, refused: Callable[..., str], licence: str) -> None:
-    assert "not the identifier of a licence" in refused(exported.model, "--license", licence)
+@pytest.mark.parametrize("license", ["two words", "a\nb", "", "<b>"])
+def test_a_license_is_an_identifier(exported: Project, refused: Callable[..., str], license: str) -> None:
+    assert "not the identifier of a license" in refused(exported.model, "--license", license)
 
 
 def test_a_file_in_the_way_is_named(exported: Project, tmp_path: Path, xexport: Xexport) -> None:
