@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from xfeat.export.model.interface import HEATMAP
-from xfeat.featurize.errors import ImageError, MissingExtraError
-from xfeat.featurize.system.atomic import output_error, replacing
+from xfeat.featurize.errors import ImageError, MissingExtraError, OutputError
+from xfeat.featurize.system.atomic import replacing
 from xfeat.serve.dicom_sr.identity import ModelIdentity
 from xfeat.serve.dicom_sr.source import NOT_DICOM, SourceImage, read_source
 from xfeat.serve.inference.predictor import Predictor
@@ -98,11 +98,11 @@ class ReportFolder:
 
     Args:
         predictor: the open model.
-        folder: made if it is not there.
+        folder: made with the first report, if it is not there.
 
     Raises:
         MissingExtraError: if highdicom is not installed.
-        OutputError: if there can be no such folder.
+        OutputError: if a file has this name.
 
     Attributes:
         written: number of reports.
@@ -116,10 +116,8 @@ class ReportFolder:
         self.written = 0
         self.left_out: Counter[str] = Counter()
         self.has_heatmaps = self._builder.has_heatmaps
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise output_error(folder, error, elsewhere=_ELSEWHERE) from error
+        if folder.exists() and not folder.is_dir():
+            raise OutputError("reports go to a folder, and a file has this name", path=folder, fix=_ELSEWHERE)
 
     def add(self, result: Result, read: Callable[[], Any]) -> None:
         """Write the report of one image, and its heatmap; without a prediction, nothing.
