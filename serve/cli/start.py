@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -150,8 +149,6 @@ def start(model: Path, **settings: Any) -> None:
         "max_batch": settings.pop("batch_size"),
         "api_key": read_key(settings.pop("api_key_file")),
     }
-    if settings["log_format"] == "json":
-        _import_server()
 
     def announce(url: str, models: ModelRegistry) -> None:
         device = models[models.default_name].device
@@ -161,12 +158,3 @@ def start(model: Path, **settings: Any) -> None:
 
     xfeat.start_server(model, announce, **settings)
     say("stopped")
-
-
-def _import_server() -> None:
-    """Import the libraries of the server; some write lines past Python then."""
-    from xfeat.serve.http.stderr_log import raw_lines_as_messages
-
-    # If one is missing, start_server says which.
-    with raw_lines_as_messages(), contextlib.suppress(ImportError):
-        import xfeat.serve.http.server  # noqa: F401

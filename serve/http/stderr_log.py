@@ -104,6 +104,7 @@ def log_to_stderr(kind: str) -> Iterator[None]:
         sys.stderr = JsonStderr(sys.stderr)
         sys.excepthook = _log_exception
         threading.excepthook = lambda hook: _log_exception(hook.exc_type, hook.exc_value, hook.exc_traceback)
+        _import_onnxruntime()
     try:
         yield
     finally:
@@ -112,20 +113,20 @@ def log_to_stderr(kind: str) -> Iterator[None]:
         logging.captureWarnings(False)
 
 
-@contextlib.contextmanager
-def raw_lines_as_messages() -> Iterator[None]:
-    """Collect what libraries write past Python, as some do when they are imported, and write it to ``sys.stderr``."""
+def _import_onnxruntime() -> None:
+    """Import it now: it looks for GPUs then, and writes what it does not find past Python, to file descriptor 2."""
     with tempfile.TemporaryFile() as file:
         stderr = os.dup(2)
         os.dup2(file.fileno(), 2)
         try:
-            yield
+            with contextlib.suppress(ImportError):
+                import onnxruntime  # noqa: F401
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
             file.seek(0)
-            for line in file.read().decode(errors="replace").splitlines(keepends=True):
-                sys.stderr.write(line if line.endswith("\n") else f"{line}\n")
+            for line in file.read().decode(errors="replace").splitlines():
+                sys.stderr.write(f"{line}\n")
 
 
 def _log_exception(kind: type[BaseException], value: BaseException | None, traceback: TracebackType | None) -> None:

@@ -32,7 +32,7 @@ PARSES_OR_PRINTS = {
     *("xfeat.featurize.system.atomic", "xfeat.featurize.system.cores", "xfeat.featurize.system.time_limit"),
     *("xfeat.featurize.text", "xfeat.featurize.typed_json", "xfeat.head.compare.table"),
     *("xfeat.head.reports.formatting", "xfeat.head.reports.study_text", "xfeat.head.sweep.ranking"),
-    *("xfeat.head.sweep.space", "xfeat.head.sweep.trials", "xfeat.serve.http.request_log"),
+    *("xfeat.head.sweep.space", "xfeat.head.sweep.trials", "xfeat.serve.http.stderr_log"),
     "xfeat.serve.dicom_sr.write",
     *("xfeat.serve.inference.results", "xfeat.serve.inference.tables"),
     *(f"xfeat.{package}.specs" for package in PACKAGES),
