@@ -114,8 +114,9 @@ def _readable(tags: Dataset) -> Dataset:
     implicit, little_endian = tags.original_encoding
     header.set_original_encoding(implicit, little_endian, tags.original_character_set)
     for tag in tags.keys():  # noqa: SIM118  # iterating reads the values
-        if tag < _PIXELS and not tag.is_private:
+        if tag < _PIXELS:
             with suppress(Exception):  # whatever pydicom raises for a value that its type does not allow
                 header[tag] = tags[tag]
+    header.remove_private_tags()  # also those in sequences, which highdicom copies whole
     header.decode()
     return header

@@ -84,7 +84,9 @@ def _jpeg_2000() -> bytes:
 
 def _private() -> Dataset:
     image = radiograph(OperatorsName="Secret^Nurse", StationName="SECRET", InstitutionName="SECRET", Manufacturer="M")
-    image.private_block(0x11, "SECRET", create=True).add_new(1, "LO", "SECRET")
+    image.ProcedureCodeSequence = [_code("chest")]
+    for level in (image, image.ProcedureCodeSequence[0]):
+        level.private_block(0x11, "SECRET", create=True).add_new(1, "LO", "SECRET")
     return image
 
 
