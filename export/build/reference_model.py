@@ -65,12 +65,13 @@ def metadata_of(run: Run, ood_threshold: float | None, ood: ArrayLike | None = N
         ood: scores of the validation images, (n,).
     """
     point, elsewhere = run.operating_point, run.crossval and run.crossval["elsewhere"]
+    positive = point.positive if point else None
     return ModelMetadata(
         variant="full",
         class_names=run.class_names,
         feature_spec=run.feature_spec,
         temperature=run.temperature,
-        positive=point.positive if point else None,
+        positive=positive,
         threshold=point.threshold if point else None,
         cache_sha256=run.cache["content_sha256"],
         head_sha256=run.head_sha256,
@@ -79,7 +80,7 @@ def metadata_of(run: Run, ood_threshold: float | None, ood: ArrayLike | None = N
         ood_threshold=ood_threshold,
         audit=run.audit,
         elsewhere=expected_elsewhere(elsewhere) if elsewhere else None,
-        validation_bins=validation_bins(_validation_probabilities(run), run.class_names, point and point.positive, ood),
+        validation_bins=validation_bins(_validation_probabilities(run), run.class_names, positive, ood),
     )
 
 
