@@ -11,7 +11,7 @@ CORES := $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN || echo 1)
 # requirements/ names every file that may be installed, by its digest. They are complete: pip looks for nothing else.
 LOCKED := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile --no-deps --require-hashes
 
-.PHONY: demo test test-slow test-all lint bench gpu-check conformance docs site lock clean
+.PHONY: demo test test-slow test-all looks lint bench gpu-check conformance docs site lock clean
 
 # xfeat/ holds links to the four folders. Where symbolic links are turned off, git writes each as a text file.
 LINKS := xfeat/featurize xfeat/head xfeat/export xfeat/serve
@@ -51,11 +51,16 @@ test: $(SETUP)
 
 # The rest. Pytest's exit code 5 says that there was nothing to run.
 test-slow: $(SETUP)
-	$(PYTEST) auto -m slow || test $$? -eq 5
+	$(PYTEST) auto -m "slow and not looks" || test $$? -eq 5
 
 # Changes 1,000 files of each kind, others each time, where test-slow changes the same 20.
 test-all: $(SETUP)
 	FUZZ_CASES=1000 $(PYTEST) auto
+
+# After a change of how a page looks: new pictures of those that differ from tests/looks. Look at them before the commit.
+looks: $(SETUP)
+	XFEAT_LOOKS=1 $(PYTEST) auto tests/looks
+	git status --short tests/looks
 
 lint: $(SETUP)
 	$(BIN)/ruff check .
