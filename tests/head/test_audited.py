@@ -52,6 +52,7 @@ def test_a_failed_audit_is_a_warning_and_stays_in_run_and_report(
     assert run.audit["passed"] is False
     assert run.audit["failures"] == ["7 patients are in train and test"]
     page = (run.folder / "report.html").read_text()
+    page = page.replace("\xa0", " ")
     assert page.index("7 patients are in train and test") < page.index("test accuracy")
     assert "12 images are blurred" in page
 

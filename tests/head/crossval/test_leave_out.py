@@ -246,5 +246,5 @@ def test_the_run_says_what_to_expect_elsewhere_only_if_it_was_measured(
         assert stored["operating_point"]["threshold"] == answer["operating_point"]["threshold"]
         assert stored["crossval"]["elsewhere"] == answer["elsewhere"]
         both = page, (tmp_path / "runs" / f"run-{name}" / "report.html").read_text()
-        assert all(("elsewhere: expect" in text) == (name == "with") for text in both)
+        assert all(("Elsewhere: expect" in text) == (name == "with") for text in both)
         assert all(("was not measured" in text) == (name == "without") for text in both)

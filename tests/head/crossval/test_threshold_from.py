@@ -74,7 +74,7 @@ def test_the_threshold_is_chosen_on_all_images_and_its_figures_are_those_of_pred
             assert row["prediction"] == ("covid" if is_covid else "normal")
     assert xhead("train", *SHORT, "--threshold-from", "cv", "--name", "by-name").exit_code == 0
     assert xhead("train", *SHORT, "--threshold-from", "runs/cv/crossval.json", "--name", "by-file").exit_code == 0
-    page = Path("runs/by-name/report.html").read_text()
+    page = Path("runs/by-name/report.html").read_text().replace("\xa0", " ")
     assert f"covid if probability ≥ {point['threshold']:.4f}" in page
     assert "cross-validation cv" in page
 

@@ -53,11 +53,14 @@ FAINT = r"""(() => {
   };
   const ratio = (a, b) => (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
   const card = light(getComputedStyle(document.querySelector("section:has(svg)")).backgroundColor);
-  const own = (text) => text.style.fill && text.closest("svg").querySelector("image");
-  const texts = [...document.querySelectorAll("svg text")].filter((text) => !own(text));
+  const ground = (text) => [...text.closest("svg").querySelectorAll("image")].some((image) => {
+    const [cell, all] = [text.getBoundingClientRect(), image.getBoundingClientRect()];
+    return cell.left > all.left && cell.right < all.right && cell.top > all.top && cell.bottom < all.bottom;
+  });
+  const [cells, texts] = [true, false].map((inside) => [...document.querySelectorAll("svg text")].filter((text) => ground(text) === inside));
   const lines = [...document.querySelectorAll("svg path, svg use")].filter((each) => /stroke: #/.test(each.getAttribute("style")) && !/opacity: 0/.test(each.getAttribute("style")));
   return {
-    seen: [texts.length, lines.length],
+    seen: [texts.length, lines.length], cells: cells.length, whiteOrBlack: cells.filter((each) => !each.style.fill).length,
     faint: [
       ...texts.filter((each) => ratio(light(getComputedStyle(each).fill), card) < 4.5).map((each) => each.textContent),
       ...lines.filter((each) => ratio(light(getComputedStyle(each).stroke), card) < 3).map((each) => each.getAttribute("style")),
@@ -128,6 +131,8 @@ def test_a_page_is_readable_light_and_dark_on_a_desktop_and_a_phone(
                     drawn = await browser.value(FAINT)
                     assert min(drawn["seen"]) > 20, look
                     assert drawn["faint"] == [], look
+                    assert drawn["whiteOrBlack"] == 0, look
+                    assert (drawn["cells"] > 0) == (name != "comparison"), look
                 if shots := os.environ.get("XFEAT_SHOTS"):
                     await browser.picture(Path(shots) / f"{'-'.join(map(str, look))}.png")
         looks = "(each) => [getComputedStyle(each).color, getComputedStyle(each).backgroundColor]"
