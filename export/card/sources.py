@@ -200,6 +200,13 @@ def _results(
             crossval = _crossval(folder, metadata)
             if known is None or crossval.content != known.content:
                 crossvals.append(crossval)
+        elif not (folder / EVAL_FILE).is_file():
+            raise RunError(
+                "no evaluation found in this folder",
+                path=folder,
+                expected=f"{EVAL_FILE} of xhead eval, or {CROSSVAL_FILE} of xhead crossval",
+                fix="xhead eval RUN IMAGES --name NAME, then --eval runs/NAME",
+            )
         else:
             open_evaluation(folder)
             content = parse_json((folder / EVAL_FILE).read_bytes())
