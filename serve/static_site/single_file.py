@@ -86,7 +86,7 @@ def _source(text: str) -> str:
 
 def _data(name: str, content: bytes) -> str:
     """Return a part of the file that the page reads by its name: compressed to a quarter (WebAssembly), as text."""
-    text = base64.b64encode(gzip.compress(content, mtime=0)).decode()
+    text = base64.b64encode(gzip.compress(content, 6, mtime=0)).decode()
     return f'<script type="text/plain" id="{name}">{text}</script>'
 
 

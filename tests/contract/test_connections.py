@@ -58,7 +58,7 @@ COMMANDS = (
     "xserve eval model.onnx data/test -o predictions.csv",
     "xserve predict data/test --require-signature minisign.pub",
 )
-# These are asked to: one listens, the other fetches onnxruntime-web with npm, once per machine.
+# These are asked to: one listens, the other downloads onnxruntime-web, once per machine.
 CONNECTING = ("xserve start", "xserve page")
 GATE = "xexport quantize"  # on so few images, it may refuse with exit code 1
 # Of this project; the list of fonts; and the token that protects a cluster of Ray.
