@@ -53,7 +53,7 @@ PAGES = {
 }
 LOOKS = [(name, width, False) for name in PAGES for width in (1280, 390) if (name, width) != ("heatmaps", 390)]
 LOOKS += [("compare", 1280, True), ("heatmaps", 390, True)]
-IMAGES = ("clear/p486-1.jpg", "opacity/p271-1.jpg", "opacity/p407-2.jpg")
+IMAGES = ("clear/p486-1.jpg", "opacity/p271-1.jpg")
 
 # What differs from run to run, from version to version, or from machine to machine.
 CHANGING = {
