@@ -194,7 +194,7 @@ def _results(
     """Return the cross-validations and the evaluations in folders, and the cross-validation that the run knows."""
     known = _crossval_of(run, metadata)
     crossvals, tested = [*filter(None, [known])], []
-    for folder in dict.fromkeys(folders):
+    for folder in dict.fromkeys(folder.absolute() for folder in folders):
         folder = folder.parent if folder.name in (CROSSVAL_FILE, EVAL_FILE) else folder
         if (folder / CROSSVAL_FILE).is_file():
             crossval = _crossval(folder, metadata)
@@ -212,7 +212,7 @@ def _results(
             content = parse_json((folder / EVAL_FILE).read_bytes())
             if (found := content.get("head_sha256")) != metadata.head_sha256:
                 raise _of_another_model(folder, metadata, found)
-            tested.append(Document(f"{folder.absolute().name}/{EVAL_FILE}", content))
+            tested.append(Document(f"{folder.name}/{EVAL_FILE}", content))
     return crossvals, tested
 
 

@@ -209,6 +209,22 @@ def test_a_license_is_an_identifier(exported: Project, refused: Callable[..., st
     assert "not the identifier of a license" in refused(exported.model, "--license", license)
 
 
+def test_what_an_author_wrote_is_not_replaced(exported: Project, tmp_path: Path, xexport: Xexport) -> None:
+    folder = tmp_path / "card"
+    folder.mkdir()
+    (folder / "README.md").write_text("of another project")
+    done = xexport("card", exported.model, "-o", folder)
+    assert done.exit_code == 1
+    assert [file.name for file in folder.iterdir()] == ["README.md"]
+    (folder / "README.md").unlink()
+    assert xexport("card", exported.model, "-o", folder).exit_code == 0
+    (folder / "claim-2024.md").write_text("filled in")
+    done = xexport("card", exported.model, "-o", folder)
+    assert done.exit_code == 1
+    assert "claim-2024.md" in done.stderr
+    assert (folder / "claim-2024.md").read_text() == "filled in"
+
+
 def test_a_file_in_the_way_is_named(exported: Project, tmp_path: Path, xexport: Xexport) -> None:
     (tmp_path / "card").write_text("mine")
     done = xexport("card", exported.model, "-o", tmp_path / "card")
