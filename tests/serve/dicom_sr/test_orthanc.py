@@ -204,9 +204,14 @@ def test_what_is_wrong_is_said_in_one_message(changes, message, once):
     assert (done.exit_code, message in done.stderr) == (1, True), done.output
 
 
-def test_the_unit_gives_options_that_there_are(once):
+def test_the_unit_gives_options_that_there_are(once, tmp_path: Path):
     unit = (BRIDGE.parent / "xfeat-orthanc.service").read_text()
     command = shlex.split(next(line for line in unit.splitlines() if line.startswith("ExecStart=")))
     options = {option for parameter in sys.modules["orthanc_bridge"].main.params for option in parameter.opts}
     assert {word for word in command if word.startswith("--")} <= options
     assert command[1] == "/opt/xfeat/deploy/orthanc/bridge.py"
+    if shutil.which("systemd-analyze"):
+        file = tmp_path / "xfeat-orthanc.service"
+        file.write_text(unit.replace("/opt/xfeat/bin/python", sys.executable))
+        done = subprocess.run(["systemd-analyze", "verify", file], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr.strip()) == (0, "")
