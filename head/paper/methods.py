@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from pathlib import PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,6 +14,9 @@ from xfeat.featurize.cache.columns import Correction, describe_corrections
 from xfeat.featurize.text import printable
 from xfeat.head.evaluation.subgroups import FEW_PATIENTS
 from xfeat.head.paper.material import RUN, Material
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 _PARTS = {"train": "training", "valid": "validation", "test": "test"}
 
@@ -27,6 +31,13 @@ def methods_text(material: Material, captions: Mapping[str, str]) -> str:
     Returns:
         Markdown, of the template methods.jinja.
     """
+    text = _template().render(**_values(material), captions=captions)
+    paragraphs = (" ".join(paragraph.split()) for paragraph in re.split(r"\n\s*\n", text))
+    return "\n\n".join(filter(None, paragraphs)) + "\n"
+
+
+@cache
+def _template() -> Template:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -38,9 +49,7 @@ def methods_text(material: Material, captions: Mapping[str, str]) -> str:
         lstrip_blocks=True,
     )
     environment.filters["written"] = _written
-    text = environment.get_template("methods.jinja").render(**_values(material), captions=captions)
-    paragraphs = (" ".join(paragraph.split()) for paragraph in re.split(r"\n\s*\n", text))
-    return "\n\n".join(filter(None, paragraphs)) + "\n"
+    return environment.get_template("methods.jinja")
 
 
 def _values(material: Material) -> dict[str, Any]:

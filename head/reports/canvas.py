@@ -126,6 +126,8 @@ def save_figure(figure: Figure, folder: Path, stem: str) -> tuple[list[str], str
     metadata: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # it is the same for all formats
         for name, kind in zip(names, FORMATS, strict=True):
             content = io.BytesIO()
             figure.savefig(content, format=kind, dpi=_DPI, metadata=metadata.get(kind))
