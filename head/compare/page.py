@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -33,7 +34,7 @@ def render_comparison(comparison: Comparison) -> str:
     drawn = trained[:MAX_CURVES]
     headings = [name.replace("_", " ") for name in ("run", *comparison.differing, *COLUMNS)]
     roc, roc_note = _roc([run for _, run in drawn], comparison.part)
-    histories = [_readable(lambda run=run: read_history(run)) or [] for _, run in drawn]
+    histories = [_readable(read_history, run) or [] for _, run in drawn]
     return page_template("template.html", "xfeat.head.compare").render(
         title=_title(comparison),
         comparison=comparison,
@@ -70,7 +71,7 @@ def _title(comparison: Comparison) -> str:
         runs[0].class_names,
         f", {count_of(len(images), f'{part} image')}",
         groups,
-        positive=point and point.positive,
+        positive=None if point is None else point.positive,
         more=f", {compared}",
     )["title"]
 
@@ -83,7 +84,7 @@ def _roc(runs: list[Run], part: str) -> tuple[list[str], str]:
     if any(run.class_names != names for run in runs):
         return [], "No ROC curves: the runs have different classes."
     studied = names.index(point.positive) if point else 0
-    figure = overlaid_roc([_readable(lambda run=run: _predicted(run, part)) for run in runs], studied)
+    figure = overlaid_roc([_readable(partial(_predicted, part=part), run) for run in runs], studied)
     of = names[studied] if len(names) == 2 else f"the mean over {len(names)} classes, each versus the rest"
     return [as_svg(figure)], f"ROC curves: {of}, on the {part} images."
 
@@ -94,9 +95,9 @@ def _predicted(run: Run, part: str) -> tuple[NDArray[np.int64], NDArray[np.float
     return labels, np.array([[float(row[PROBABILITY_PREFIX + name]) for name in run.class_names] for row in rows])
 
 
-def _readable(read: Callable[[], T]) -> T | None:
+def _readable(read: Callable[[Run], T], run: Run) -> T | None:
     try:
-        return read()
+        return read(run)
     except RunError as error:
         logger.warning("curves not drawn: %s", error)
         return None

@@ -116,7 +116,7 @@ def save_crossval(
         names,
         f", {count_of(len(paths), 'image')}",
         [cache.columns.group[row] for row in result.rows.tolist()],
-        positive=point and point.positive,
+        positive=None if point is None else point.positive,
         more=f", {result.plan.folds} folds",
     )
     page = call(render_crossval, facts, about, cases, paths, cache.images.path, cache.skipped, file_cautions(cache))
