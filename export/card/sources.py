@@ -264,7 +264,8 @@ def _counted(run: Run) -> Document | None:
         logger.warning("the features of the run were not found: patients per split are left for you to fill in")
         return None
     cache = open_cache_of(run)
-    rows = sorted(run.predictions(), key=lambda row: [*run.split["images"]].index(row["split"]))
+    order = {split: place for place, split in enumerate(run.split["images"])}
+    rows = sorted(run.predictions(), key=lambda row: order.get(row["split"], len(order)))
     return Document(f"{cache.path.name} with predictions.csv", _counts(cache, rows))
 
 
