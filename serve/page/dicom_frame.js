@@ -49,8 +49,10 @@ function plain(tags, element, layout) {
   if (found < needed) throw new Problem(`DICOM pixel data are cut off: ${found} of ${needed} bytes`);
   const stored = tags.bytes.slice(element.begin + needed - count * size, element.begin + needed);
   const values = size === 1 ? stored : new Uint16Array(stored.buffer);
+  const planar = samples === 3 ? tags.integer("PlanarConfiguration", 0) : 0;
+  if (planar < 0 || planar > (is422 ? 0 : 1)) throw new Problem(`DICOM in ${layout.photometric} with the planar configuration ${planar}`);
   if (is422) return from422(values, pixels);
-  return samples === 3 && tags.integer("PlanarConfiguration", 0) === 1 ? interleaved(values, pixels) : values;
+  return planar === 1 ? interleaved(values, pixels) : values;
 }
 
 // Two pixels share their colours: Y Y Cb Cr. Source: DICOM PS3.3, C.7.6.3.1.2.

@@ -162,7 +162,7 @@ function readElements(bytes, start, end, implicit, depth, isBehind = () => false
     const vr = isStated && stated !== "UN" ? stated : KNOWN_VRS.get(tag) ?? "UN";
     const begin = at + head;
     if (length !== UNDEFINED || PIXELS.includes(tag)) {
-      at = length === UNDEFINED ? end : Math.min(begin + length, end);
+      at = length === UNDEFINED ? endOfFragments(bytes, begin, end) : Math.min(begin + length, end);
       elements.set(tag, { vr, begin, end: at, hasLength: length !== UNDEFINED, implicit: implicit || stated === "UN", depth });
     } else {
       const sequence = readItems(bytes, begin, end, implicit || stated === "UN", depth + 1);
@@ -192,14 +192,25 @@ function readItems(bytes, start, end, implicit, depth) {
 
 // The pieces of compressed pixels: the table of their places, which may be empty, and the pieces. Source: PS3.5, A.4.
 export function readFragments(bytes, { begin, end }) {
-  const [view, pieces] = [viewOf(bytes), []];
+  const pieces = [];
+  const stop = walkFragments(bytes, begin, end, (start, length) => pieces.push(bytes.subarray(start, start + length)));
+  if (stop === null || !pieces.length) throw new Problem("DICOM file without an image: it has no pixel data, or is cut off");
+  return { table: pieces[0], pieces: pieces.slice(1) };
+}
+
+// An icon inside a sequence may have pixels of its own, after which the file goes on.
+const endOfFragments = (bytes, begin, end) => walkFragments(bytes, begin, end, () => {}) ?? end;
+
+// Returns where the pieces end, or null if they are cut off.
+function walkFragments(bytes, begin, end, visit) {
+  const view = viewOf(bytes);
   for (let at = begin; at + 8 <= end;) {
     const tag = view.getUint16(at, true) * 0x10000 + view.getUint16(at + 2, true);
     const length = view.getUint32(at + 4, true);
-    if (tag === SEQUENCE_END && pieces.length) return { table: pieces[0], pieces: pieces.slice(1) };
+    if (tag === SEQUENCE_END) return at + 8;
     if (tag !== ITEM || at + 8 + length > end) break;
-    pieces.push(bytes.subarray(at + 8, at + 8 + length));
+    visit(at + 8, length);
     at += 8 + length;
   }
-  throw new Problem("DICOM file without an image: it has no pixel data, or is cut off");
+  return null;
 }

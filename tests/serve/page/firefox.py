@@ -68,11 +68,13 @@ class Firefox(Browser):
 
 
 @contextlib.contextmanager
-def firefox(profile):
+def firefox(profile, further=None):
     """Start Firefox and yield a function that runs a coroutine function with its page on an address."""
     import aiohttp
 
-    settings = (f"user_pref({json.dumps(name)}, {json.dumps(value)});\n" for name, value in SETTINGS.items())
+    settings = (
+        f"user_pref({json.dumps(name)}, {json.dumps(value)});\n" for name, value in (SETTINGS | (further or {})).items()
+    )
     (profile / "user.js").write_text("".join(settings))
     command = [
         FIREFOX,

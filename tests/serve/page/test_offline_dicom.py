@@ -20,10 +20,14 @@ from PIL import Image
 pytest.importorskip("pydicom", reason="needs the extra dicom")
 pytest.importorskip("imagecodecs", reason="needs the extra dicom")
 
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+
 from tests.inputs.dicom.files import compressed, dataset, dicom_file, put_streams, to_bytes
 from tests.inputs.dicom.test_dicom import FRAMES, GREY, PADDED, PICTURE, TWELVE
 from tests.inputs.dicom.test_dicom_colour import COLOUR, IN_COLOUR
 from tests.inputs.dicom.test_dicom_refused import REFUSED, rle_bomb
+from tests.serve.page.firefox import FIREFOX, firefox
 from xfeat.serve.cli import main
 from xfeat.serve.inference.predictor import Predictor
 from xfeat.serve.static_site.single_file import write_single
@@ -54,6 +58,19 @@ def turned():
     return exif
 
 
+def with_icon(*, is_compressed):
+    """Return a file whose sequences have no lengths; in one of them is a small picture, before the large one."""
+    icon = dataset(PICTURE[:8, :8])
+    if is_compressed:
+        put_streams(icon, "baseline", [b"\xff\xd8" + bytes(30) + b"\xff\xd9"])
+    item = Dataset()
+    item.update(icon)
+    item.is_undefined_length_sequence_item = True
+    picture = dataset(TWELVE, IconImageSequence=Sequence([item]), ReferencedStudySequence=Sequence([Dataset()]))
+    picture["IconImageSequence"].is_undefined_length = True
+    return to_bytes(picture)
+
+
 OURS = {
     "JPEG in 4:2:0": lambda: as_jpeg(COLOUR, "YBR_FULL_422", subsampling=2),
     "JPEG in 4:2:2, whose tag says RGB": lambda: as_jpeg(COLOUR, "RGB", subsampling=1),
@@ -72,6 +89,9 @@ OURS = {
         for kind in ("rle", "baseline")
     },
     "12 bits in extended JPEG": lambda: compressed("extended", [TWELVE]),
+    "an icon with pixels of its own": lambda: with_icon(is_compressed=False),
+    "an icon with compressed pixels": lambda: with_icon(is_compressed=True),
+    "bytes after the pixels": lambda: dicom_file(TWELVE) + b"\xfc\xff\xfc\xff\4\0\0\0abcd",
     "plain frames": lambda: dicom_file(np.stack(FRAMES), NumberOfFrames=4),
 }
 # What a server reads and a browser does not: words in the names above, and what the page says.
@@ -183,6 +203,28 @@ def test_the_file_opens_without_a_network_shows_dicom_and_connects_to_nothing(
         assert await browser.value(TRY_TO_SEND) == ["connect-src", "refused"]
 
     browse_offline(tmp_path / "page.html", visit)
+
+
+def test_a_browser_that_changes_pixels_gives_a_reason_in_place_of_a_wrong_prediction(
+    write_pixel_model, runtime, tmp_path
+):
+    """DICOM that is not compressed needs no canvas."""
+    if FIREFOX is None:
+        pytest.skip("needs Firefox")
+    write_single(write_pixel_model(), tmp_path / "page.html", runtime)
+    (tmp_path / "plain.dcm").write_bytes(dicom_file(TWELVE))
+    (tmp_path / "jpeg.dcm").write_bytes(compressed("baseline", [PICTURE]))
+    Image.fromarray(COLOUR).save(tmp_path / "drawing.png")
+    rows = {}
+
+    async def visit(browser):
+        rows.update(await saved(browser, [tmp_path / name for name in ("plain.dcm", "jpeg.dcm", "drawing.png")]))
+
+    with firefox(tmp_path, {"privacy.resistFingerprinting": True}) as drive:
+        drive((tmp_path / "page.html").as_uri(), visit)
+    assert rows["plain.dcm"]["Problem"] == ""
+    for name in ("jpeg.dcm", "drawing.png"):
+        assert "changes the pixels that a page reads" in rows[name]["Problem"]
 
 
 def test_a_file_that_is_cut_short_says_so(write_pixel_model, runtime, tmp_path, browse):
