@@ -78,12 +78,16 @@ class CalibrationBin(NamedTuple):
     Attributes:
         images: their number.
         predicted: mean of their probabilities.
-        observed: the share of them of which it came true, with its interval.
+        observed: the share of them of which it came true.
+        low: lower end of its 95 % interval.
+        high: upper end of it.
     """
 
     images: int
     predicted: float
-    observed: Estimate
+    observed: float
+    low: float
+    high: float
 
 
 def calibration_bins(
@@ -99,7 +103,7 @@ def calibration_bins(
         patients: int64 (n,), from 0 without gaps.
     """
     values, sizes = np.unique(predicted, return_counts=True)
-    ends, seen, count = [], 0, len(true)
+    ends, seen, count = list[float](), 0, len(true)
     for value, reached in zip(values, sizes.cumsum().tolist(), strict=True):
         left = max(1, min(MOST_BINS - len(ends), (count - seen) // FEWEST_IMAGES))  # bins of the images that are left
         enough = reached - seen >= (count - seen) / left and count - reached >= FEWEST_IMAGES
@@ -107,7 +111,9 @@ def calibration_bins(
             ends.append(value)
             seen = reached
     places = np.searchsorted(ends, predicted)
-    return [
-        CalibrationBin(int(among.sum()), float(predicted[among].mean()), proportion_of(true, among, patients))
-        for among in (places == place for place in range(len(ends)))
-    ]
+    bins = []
+    for among in (places == place for place in range(len(ends))):
+        low, high = _ends(proportion_of(true, among, patients))
+        share, mean = float(true[among].mean()), float(predicted[among].mean())
+        bins.append(CalibrationBin(int(among.sum()), mean, share, low, high))
+    return bins

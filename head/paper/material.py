@@ -129,8 +129,11 @@ def _of_result(folder: Path, kind: str, name: str, form: str, fix: str) -> Mater
 
 
 def _specs(facts: dict[str, Any]) -> dict[str, Any]:
-    kinds = {"feature_spec": FeatureSpec, "head_spec": HeadSpec, "train_spec": TrainSpec}
-    return {name: kind.from_dict(facts[name]) for name, kind in kinds.items()}
+    return {
+        "feature_spec": FeatureSpec.from_dict(facts["feature_spec"]),
+        "head_spec": HeadSpec.from_dict(facts["head_spec"]),
+        "train_spec": TrainSpec.from_dict(facts["train_spec"]),
+    }
 
 
 def _of_run(run: Run) -> Material:
@@ -157,7 +160,7 @@ def _of_run(run: Run) -> Material:
         key_of = _patients(run)
         patients = np.unique([key_of[row["path"]] for row in rows], return_inverse=True)[1].astype(np.int64)
         trained = len({key_of[row["path"]] for row in predicted if row["split"] == "train"})
-    decided = {"positive": None, "threshold": None}
+    decided: dict[str, Any] = {"positive": None, "threshold": None}
     if point := run.operating_point:
         decided = {"positive": point.positive, "threshold": point.threshold}
     cases = _cases(labels, np.array(values, np.float32), patients, run.class_names, studied or decided)

@@ -9,9 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xfeat.featurize.text import MAX_LISTED, columns_of
-from xfeat.head.evaluation.clustered import Estimate
-from xfeat.head.evaluation.curves import calibration_bins, roc_with_interval
-from xfeat.head.evaluation.intervals import Z
+from xfeat.head.evaluation.curves import CalibrationBin, calibration_bins, roc_with_interval
 from xfeat.head.evaluation.study import Cases, Study
 from xfeat.head.reports.canvas import (
     COLOURS,
@@ -166,7 +164,7 @@ def _mark_operating_point(axes: Axes, found: Mapping[str, Any]) -> None:
     if sensitivity is None or specificity is None:
         return
     label = f"threshold: sensitivity {percent(sensitivity)}, specificity {percent(specificity)}"
-    marker = {"marker": "D", "markersize": 5, "markerfacecolor": "white", "markeredgecolor": "black"}
+    marker: dict[str, Any] = {"marker": "D", "markersize": 5, "markerfacecolor": "white", "markeredgecolor": "black"}
     axes.plot([1 - specificity], [sensitivity], linestyle="", zorder=5, label=label, clip_on=False, **marker)
 
 
@@ -219,32 +217,27 @@ def reliability_diagram(cases: Cases, uncalibrated: NDArray[np.floating] | None 
     """
     code = cases.studied
 
-    def binned(probabilities: NDArray[np.floating]) -> tuple[list[float], list[Estimate], list[int]]:
+    def binned(probabilities: NDArray[np.floating]) -> list[CalibrationBin]:
         true = cases.labels == (probabilities.argmax(axis=1) if code is None else code)
-        scores = probabilities.max(axis=1) if code is None else probabilities[:, code]
-        bins = calibration_bins(true, scores, cases.patients)
-        return [each.predicted for each in bins], [each.observed for each in bins], [each.images for each in bins]
+        return calibration_bins(
+            true, probabilities.max(axis=1) if code is None else probabilities[:, code], cases.patients
+        )
+
+    def draw(bins: list[CalibrationBin], **style: Any) -> None:
+        axes.plot([each.predicted for each in bins], [each.observed for each in bins], clip_on=False, **style)
 
     with new_axes() as axes:
         axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="calibrated")
         if uncalibrated is not None:
-            x, y, _ = binned(uncalibrated)
-            axes.plot(
-                x, [each.value for each in y], color=GREY, linewidth=0.8, linestyle="--", label="before calibration"
-            )
-        x, y, images = binned(cases.probabilities)
-        _draw_estimates(axes, x, y)
-        counts = ", ".join(map(str, images))
+            draw(binned(uncalibrated), color=GREY, linewidth=0.8, linestyle="--", label="before calibration")
+        bins = binned(cases.probabilities)
+        for each in bins:
+            axes.vlines(each.predicted, each.low, each.high, color=COLOURS[0], linewidth=0.8)
+        draw(bins, color=COLOURS[0], marker="o", label="observed, with 95 % intervals")
+        counts = ", ".join(str(each.images) for each in bins)
         axes.plot([], [], " ", label=f"images per bin, left to right: {counts}")
         subject = "the predicted class" if code is None else name_label(cases.class_names[code], TICK_COLUMNS)
         return labelled(axes, "reliability diagram", f"predicted probability of {subject}", "observed frequency")
-
-
-def _draw_estimates(axes: Axes, x: Sequence[float], estimates: Sequence[Estimate]) -> None:
-    low, high = zip(*(each.limits(Z) or (each.value, each.value) for each in estimates), strict=True)
-    axes.vlines(x, low, high, color=COLOURS[0], linewidth=0.8)
-    values = [each.value for each in estimates]
-    axes.plot(x, values, "o-", color=COLOURS[0], clip_on=False, label="observed, with 95 % intervals")
 
 
 def confusion_matrix_plot(matrix: Sequence[Sequence[int]], class_names: Sequence[str]) -> Figure:
