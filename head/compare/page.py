@@ -18,7 +18,7 @@ from xfeat.head.compare.significance import LARGER, against, difference_cells
 from xfeat.head.compare.table import COLUMNS, notes, setting_text
 from xfeat.head.reports.canvas import COLOURS, as_svg
 from xfeat.head.reports.plots import overlaid_curves, overlaid_roc
-from xfeat.head.reports.run_report import page_template
+from xfeat.head.reports.run_report import PART_NAMES, page_template
 from xfeat.head.runs.reader import PROBABILITY_PREFIX, Run, read_history
 
 logger = logging.getLogger(__name__)
@@ -30,10 +30,10 @@ T = TypeVar("T")
 
 def render_comparison(comparison: Comparison) -> str:
     """Return the page, one self-contained HTML file."""
-    trained = [(entry.name, entry.run) for entry in comparison.entries if entry.run is not None]
+    trained = [(entry, entry.run) for entry in comparison.entries if entry.run is not None]
     drawn = trained[:MAX_CURVES]
     headings = [name.replace("_", " ") for name in ("run", *comparison.differing, *COLUMNS)]
-    roc, roc_note = _roc([run for _, run in drawn], comparison.part)
+    roc, roc_note = _roc(drawn, comparison.part)
     histories = [_readable(read_history, run) or [] for _, run in drawn]
     return page_template("template.html", "xfeat.head.compare").render(
         title=_title(comparison),
@@ -43,7 +43,7 @@ def render_comparison(comparison: Comparison) -> str:
         notes=notes(comparison),
         rows=[_row(comparison, entry) for entry in comparison.entries],
         drawn=len(drawn),
-        legend=list(zip((name for name, _ in drawn), COLOURS, strict=False)),
+        legend=list(zip((entry.name for entry, _ in drawn), COLOURS, strict=False)),
         left_out=len(trained) - len(drawn),
         roc_note=roc_note,
         figures=[
@@ -61,30 +61,32 @@ def _title(comparison: Comparison) -> str:
     shown = len(comparison.entries) or len(comparison.results)
     compared = f"{count_of(shown, 'classifier')} compared"
     runs = [entry.run for entry in comparison.entries if entry.run is not None]
-    if len({run.class_names for run in runs}) != 1:
+    first = next((entry for entry in comparison.entries if entry.name == comparison.first), None)
+    if first is None or not first.predictions or len({run.class_names for run in runs}) != 1:
         return compared
-    images = {entry.name: [*entry.predictions] for entry in comparison.entries}[comparison.first]
-    part = {"test": "test", "valid": "validation"}[comparison.part]
-    groups = [comparison.groups.get(path, "") for path in images]
+    images = count_of(first.metrics[comparison.part]["images"], f"{PART_NAMES[comparison.part]} image")
+    groups = [comparison.groups.get(path, "") for path in first.predictions]
     point = runs[0].operating_point
     return described(
         runs[0].class_names,
-        f", {count_of(len(images), f'{part} image')}",
+        f", {images}",
         groups,
         positive=None if point is None else point.positive,
         more=f", {compared}",
     )["title"]
 
 
-def _roc(runs: list[Run], part: str) -> tuple[list[str], str]:
+def _roc(drawn: list[tuple[Entry, Run]], part: str) -> tuple[list[str], str]:
     """Draw the ROC curves of runs of the same classes; return them, and what they show or why there is none."""
-    if not runs:
-        return [], ""
-    names, point = runs[0].class_names, runs[0].operating_point
-    if any(run.class_names != names for run in runs):
+    if all(entry.problem for entry, _ in drawn):
+        return [], "No ROC curves: no run has its predictions." if drawn else ""
+    names, point = drawn[0][1].class_names, drawn[0][1].operating_point
+    if any(run.class_names != names for _, run in drawn):
         return [], "No ROC curves: the runs have different classes."
+    read = partial(_predicted, part=part)
+    predicted = [None if entry.problem else _readable(read, run) for entry, run in drawn]
     studied = names.index(point.positive) if point else 0
-    figure = overlaid_roc([_readable(partial(_predicted, part=part), run) for run in runs], studied)
+    figure = overlaid_roc(predicted, studied)
     of = names[studied] if len(names) == 2 else f"the mean over {len(names)} classes, each versus the rest"
     return [as_svg(figure)], f"ROC curves: {of}, on the {part} images."
 
@@ -92,7 +94,8 @@ def _roc(runs: list[Run], part: str) -> tuple[list[str], str]:
 def _predicted(run: Run, part: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     rows = [row for row in run.predictions() if row["split"] == part]
     labels = np.array([run.class_names.index(row["label"]) for row in rows], np.int64)
-    return labels, np.array([[float(row[PROBABILITY_PREFIX + name]) for name in run.class_names] for row in rows])
+    found = [[float(row[PROBABILITY_PREFIX + name]) for name in run.class_names] for row in rows]
+    return labels, np.array(found).reshape(len(rows), len(run.class_names))
 
 
 def _readable(read: Callable[[Run], T], run: Run) -> T | None:

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 THRESHOLDS = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
-_PART_NAMES = {"test": "test", "valid": "validation"}
+PART_NAMES = {"test": "test", "valid": "validation"}
 _ENOUGH_IMAGES = 100
 _MAX_MISTAKES = 12
 _THUMBNAIL_SIZE = (220, 220)
@@ -86,7 +86,7 @@ def render_report(
     return page_template("report.html").render(
         **described(
             names,
-            f", {count_of(len(shown), f'{_PART_NAMES[part]} image')}",
+            f", {count_of(len(shown), f'{PART_NAMES[part]} image')}",
             [group_of[path] for path in shown.paths],
             positive=run.statistics[part]["positive"],
         ),

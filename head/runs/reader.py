@@ -222,6 +222,8 @@ class Run:
             for row in rows:
                 if None in row.values():
                     raise ValueError(f"a short line: {row['path']}")
+                if row["label"] not in self.class_names:
+                    raise ValueError(f"another class: {row['label']}")
                 for name in columns[4:]:
                     float(row[name])
         except (ValueError, csv.Error) as error:

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -252,6 +253,31 @@ def test_the_page_escapes_names_and_draws_no_more_runs_than_it_has_colours(runs:
     page = render_comparison(compare_entries(many, "test", sort="name"))
     assert "<b>bold" not in page
     assert "1 more" in page.replace("\xa0", " ")
+
+
+@pytest.mark.parametrize(
+    ("change", "title", "roc"),
+    [
+        ({}, "3 classes: covid, normal, pneumonia, 30 test images, 10 patients, 2 classifiers compared", "mean over 3"),
+        ({"predictions": {}, "problem": "missing"}, "2 classifiers compared", "no run has its predictions"),
+        ({"classes": ("flu", "normal", "pneumonia")}, "2 classifiers compared", "the runs have different classes"),
+    ],
+)
+def test_the_page_says_what_is_compared_and_what_its_roc_curves_are(
+    runs: Path, change: dict[str, Any], title: str, roc: str
+) -> None:
+    first, second = as_entries(find_runs(runs)[:2])
+    if "classes" in change:
+        assert second.run is not None
+        statistics = {"run": replace(second.run, class_names=change["classes"], statistics={}, operating_point=None)}
+        entries = [first, replace(second, **statistics)]
+    else:
+        entries = [replace(entry, **change) for entry in (first, second)]
+    page = render_comparison(compare_entries(entries, "test")).replace("\xa0", " ")
+    assert f"<h1>{title}</h1>" in page
+    assert roc in page
+    assert ("ROC curve of each run" in page) == (not change)
+    assert f"difference from {first.name}, points" in page
 
 
 def test_runs_that_are_not_there_are_one_message(runs: Path, tmp_path: Path) -> None:

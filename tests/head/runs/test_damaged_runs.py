@@ -124,7 +124,7 @@ def test_damaged_predictions_are_named(run: Run, text: str) -> None:
     run = replace(run, file_sha256={})  # as a run of an earlier version
     file = run.folder / "predictions.csv"
     whole = file.read_text()
-    for damaged in (text + "\n1", whole[:-30], whole.replace("0.", "zero")):
+    for damaged in (text + "\n1", whole[:-30], whole.replace("0.", "zero"), whole.replace(",covid,", ",flu,")):
         file.write_text(damaged)
         with pytest.raises(RunError, match=r"predictions\.csv: damaged"):
             run.predictions()
