@@ -194,8 +194,10 @@ $("ramp").style.backgroundImage = `linear-gradient(to right, ${COLOURS.map((colo
 new ResizeObserver(showMore).observe($("table"));
 
 // It must be possible to turn off single-key shortcuts: speech input can trigger them by accident (WCAG 2.1.4).
-$("shortcuts").checked = localStorage.getItem("shortcuts") !== "off";
-$("shortcuts").addEventListener("change", (event) => localStorage.setItem("shortcuts", event.target.checked ? "on" : "off"));
+// Where the browser stores nothing, the setting lasts as long as the page.
+const storage = (() => { try { return localStorage; } catch { return null; } })();
+$("shortcuts").checked = storage?.getItem("shortcuts") !== "off";
+$("shortcuts").addEventListener("change", (event) => storage?.setItem("shortcuts", event.target.checked ? "on" : "off"));
 
 const KEYS = {
   o: () => $("files").click(),

@@ -208,7 +208,7 @@ def test_the_file_opens_without_a_network_shows_dicom_and_connects_to_nothing(
 def test_a_browser_that_changes_pixels_gives_a_reason_in_place_of_a_wrong_prediction(
     write_pixel_model, runtime, tmp_path
 ):
-    """DICOM that is not compressed needs no canvas."""
+    """DICOM that is not compressed needs no canvas. The browser also refuses to store anything."""
     if FIREFOX is None:
         pytest.skip("needs Firefox")
     write_single(write_pixel_model(), tmp_path / "page.html", runtime)
@@ -220,7 +220,8 @@ def test_a_browser_that_changes_pixels_gives_a_reason_in_place_of_a_wrong_predic
     async def visit(browser):
         rows.update(await saved(browser, [tmp_path / name for name in ("plain.dcm", "jpeg.dcm", "drawing.png")]))
 
-    with firefox(tmp_path, {"privacy.resistFingerprinting": True}) as drive:
+    strict = {"privacy.resistFingerprinting": True, "network.cookie.cookieBehavior": 2}
+    with firefox(tmp_path, strict) as drive:
         drive((tmp_path / "page.html").as_uri(), visit)
     assert rows["plain.dcm"]["Problem"] == ""
     for name in ("jpeg.dcm", "drawing.png"):
