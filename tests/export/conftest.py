@@ -115,9 +115,9 @@ def draw_images(data: Path, counts: dict[str, int]) -> torch.Tensor:
     return torch.from_numpy(np.stack(arrays[:16])).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def make_project(folder: Path) -> None:
+def make_project(folder: Path, counts: dict[str, int] = COUNTS) -> None:
     """Draw images, and run the commands up to the exported model."""
-    random_weights(folder / "weights.pth", draw_images(folder / "data", COUNTS))
+    random_weights(folder / "weights.pth", draw_images(folder / "data", counts))
     done = invoke(
         featurize_main,
         *("featurize", folder / "data", "-o", folder / "features.h5", "--backbone", "efficientnet-lite0"),
