@@ -25,11 +25,9 @@ from xfeat.featurize.datasets.metadata import join_metadata
 from xfeat.featurize.datasets.structure import read_structure
 from xfeat.featurize.datasets.tables import TABLE_SUFFIXES
 from xfeat.featurize.errors import DataError, ImageError, SpecError
-from xfeat.featurize.sources.containers import is_container
-from xfeat.featurize.sources.folder import FolderSource
+from xfeat.featurize.sources.containers import Folder, is_container
 from xfeat.featurize.sources.image_source import ImageSource
 from xfeat.featurize.sources.opening import open_source
-from xfeat.featurize.sources.remote import RemoteFolder
 from xfeat.featurize.text import listed, quote
 from xfeat.featurize.urls import Root, Url, root_of
 
@@ -37,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "valid", "test")
 NO_SPLIT = 255
+SPLIT_CODES = {"": NO_SPLIT, **{name: code for code, name in enumerate(SPLITS)}}
 NO_LABEL = -1
 GROUPS_FILE = "groups.csv"
 MAX_NAME_BYTES = 4096  # of a path or group; Linux opens no longer path
@@ -103,9 +102,8 @@ class Dataset:
         """Number the classes of the images in a listing, and sort the images."""
         class_names = tuple(sorted({image.label for image in listing.images if image.label}))
         labels = {"": NO_LABEL, **{name: code for code, name in enumerate(class_names)}}
-        splits = {"": NO_SPLIT, **{name: code for code, name in enumerate(SPLITS)}}
         entries = sorted(
-            ImageEntry(image.path, labels[image.label], splits[image.split], image.group, image.further)
+            ImageEntry(image.path, labels[image.label], SPLIT_CODES[image.split], image.group, image.further)
             for image in listing.images
         )
         return cls(root, class_names, entries, listing.text, count_left_out(listing.left_out), table, listing.columns)
@@ -256,7 +254,7 @@ def remote_table(url: Url) -> tuple[ImageSource, bytes]:
 
 def _read_source(root: Root, source: ImageSource, layout: str | None, pattern: str, choice: ColumnChoice) -> Listing:
     """List the images of a folder, an archive or a table, or of the archives and tables in a folder."""
-    if not isinstance(source, FolderSource | RemoteFolder):
+    if not isinstance(source, Folder):
         described = list_containers(root, {"": source}, layout, choice)
         return described or _read_names(root, source, layout, *choose_images(source.names(), source.head))
     files = list(source.names())

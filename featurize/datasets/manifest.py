@@ -18,7 +18,7 @@ from xfeat.featurize.datasets.image_files import (
     choose_images,
     count_classes,
 )
-from xfeat.featurize.datasets.structure import split_of, unify_spelling
+from xfeat.featurize.datasets.structure import splits_of, unify_spelling
 from xfeat.featurize.datasets.tables import Read, Table, TableRow, name_lines, read_table
 from xfeat.featurize.errors import DataError
 from xfeat.featurize.sources.folder import FolderSource, read_file
@@ -53,7 +53,9 @@ def read_manifest(
     """
     table = read_table(path, ("path", "label"), ("split", "group"), choice=choice, read=_reader(content))
     rows, left_out = _labelled(table)
-    splits = _splits(table, rows)
+    splits, unknown = splits_of(path, table.columns.get("split", ""), [row.split for row in rows])
+    fix = "use train, valid or test, or leave the value empty"
+    _refuse(table, [rows[at] for at in unknown], "split", "has an unknown split", fix)
     paths = _locate(table, rows, path.parent, folder)
     listed = [
         ListedImage(file, row.label, split, row.group, row.further)
@@ -182,25 +184,6 @@ def _with_several_labels(rows: list[TableRow]) -> list[TableRow]:
         label for label, parts in parts_of.items() if "|" in label or (len(parts) > 1 and single.issuperset(parts))
     }
     return [row for row in rows if row.label in several]
-
-
-def _splits(table: Table, rows: list[TableRow]) -> list[str]:
-    """Return the split of each row; a column such as ``fold`` without any name of a split is no column of splits."""
-    values = [row.split for row in rows]
-    named = {value: split_of(value) for value in set(values)}
-    header = table.columns.get("split", "")
-    if header.casefold() != "split" and not any(named.values()):
-        if any(values):
-            logger.warning("%s: column %s names no splits and is not used", table.path, header)
-        return [""] * len(rows)
-    _refuse(
-        table,
-        [row for row, value in zip(rows, values, strict=True) if value and not named[value]],
-        "split",
-        "has an unknown split",
-        "use train, valid or test, or leave the value empty",
-    )
-    return [named[value] for value in values]
 
 
 def _once(table: Table, rows: list[TableRow], images: list[ListedImage]) -> list[ListedImage]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from xfeat.featurize.datasets.column_choice import MISSING, ColumnChoice
 from xfeat.featurize.datasets.file_lookup import find_files
 from xfeat.featurize.datasets.image_files import ListedImage, Listing, TableColumn
 from xfeat.featurize.datasets.manifest import contradiction
-from xfeat.featurize.datasets.structure import split_of
+from xfeat.featurize.datasets.structure import splits_of
 from xfeat.featurize.datasets.tables import Table, TableRow, name_lines, read_table
 from xfeat.featurize.errors import DataError
 from xfeat.featurize.text import listed, quote
@@ -104,7 +106,8 @@ def _by_group(table: Table, images: Sequence[ListedImage]) -> _Found:
     for number, image in enumerate(images):
         if image.group:
             members.setdefault(image.group, []).append(number)
-    shorter, written = _unique_without_zeros(members), set(keys)
+    counts, written = Counter(map(_without_zeros, members)), set(keys)
+    shorter = {short: group for group in members if counts[short := _without_zeros(group)] == 1}
     other = {key: shorter.get(_without_zeros(key), "") for key in keys if key and key not in members}
     other = {key: group for key, group in other.items() if group and group not in written}
     if other:
@@ -117,13 +120,6 @@ def _without_zeros(group: str) -> str:
     """Return what remains of ``007`` in a spreadsheet that takes it for a number."""
     whole = group.removesuffix(".0")
     return whole.lstrip("0") or "0" if whole.isdecimal() else group
-
-
-def _unique_without_zeros(groups: dict[str, list[int]]) -> dict[str, str]:
-    found: dict[str, list[str]] = {}
-    for group in groups:
-        found.setdefault(_without_zeros(group), []).append(group)
-    return {key: same[0] for key, same in found.items() if len(same) == 1}
 
 
 def _one_row_each(table: Table, images: Sequence[ListedImage], found: _Found, column: str) -> _Rows:
@@ -158,18 +154,17 @@ def _one_row_each(table: Table, images: Sequence[ListedImage], found: _Found, co
 
 
 def _merged(table: Table, one: TableRow, other: TableRow, of: str) -> TableRow:
-    values = [
-        second if is_missing(first) else first
-        for first, second in zip((*one[2:5], *one.further), (*other[2:5], *other.further), strict=True)
-    ]
-    merged = one._replace(label=values[0], split=values[1], group=values[2], further=tuple(values[3:]))
-    again = [
-        first if is_missing(second) else second
-        for first, second in zip(values, (*other[2:5], *other.further), strict=True)
-    ]
-    if again != values:
-        raise contradiction(table, merged, other._replace(further=tuple(again[3:])), of)
+    merged = _filled(one, other)
+    if (again := _filled(other, merged))[2:] != merged[2:]:
+        raise contradiction(table, merged, again, of)
     return merged
+
+
+def _filled(row: TableRow, other: TableRow) -> TableRow:
+    """Return a row with the values of another one where it has none."""
+    pairs = zip((*row[2:5], *row.further), (*other[2:5], *other.further), strict=True)
+    label, split, group, *further = (second if is_missing(first) else first for first, second in pairs)
+    return TableRow(row.line, row.path, label, split, group, tuple(further))
 
 
 def is_missing(text: str) -> bool:
@@ -183,33 +178,32 @@ def is_missing(text: str) -> bool:
 def _with_same(table: Table, images: list[ListedImage], rows: _Rows, column: str) -> list[ListedImage]:
     """Return images with the labels or splits of their rows; refuse those that contradict what the images have."""
     fix = f"correct it, or give the column another name: --columns finding={table.columns[column]}"
-    written = [getattr(row, column) if row else "" for row in rows]
-    values = [split_of(text) for text in written] if column == "split" else written
-    if unknown := [
-        row for row, value in zip(rows, values, strict=True) if row and row.split and column == "split" and not value
-    ]:
+    values, unknown = [getattr(row, column) if row else "" for row in rows], list[int]()
+    if column == "split":
+        values, unknown = splits_of(table.path, column, values)
+    if wrong := [row for at in unknown if (row := rows[at])]:
         raise DataError(
-            f"line {unknown[0].line} has an unknown split",
+            f"line {wrong[0].line} has an unknown split",
             path=table.path,
             expected="train, valid or test, or nothing",
-            found=name_lines([(row.line, row.split) for row in unknown]),
+            found=name_lines([(row.line, row.split) for row in wrong]),
             fix=fix,
         )
     if not any(getattr(image, column) for image in images):
         new: list[dict[str, Any]] = [{column: value} for value in values]
         return [image._replace(**value) for image, value in zip(images, new, strict=True)]
     pairs = zip(images, values, strict=True)
-    wrong = [
+    differ = [
         f"{quote(image.path)}: {quote(getattr(image, column))}, in the table {quote(value)}"
         for image, value in pairs
         if value and getattr(image, column).casefold() != value.casefold()
     ]
-    if wrong:
+    if differ:
         raise DataError(
-            f"column {quote(table.columns[column])} contradicts the {column} of {len(wrong)} of {len(images)} images",
+            f"column {quote(table.columns[column])} contradicts the {column} of {len(differ)} of {len(images)} images",
             path=table.path,
             expected=f"the same {column}s, or none",
-            found=listed(wrong[:3], "; "),
+            found=listed(differ[:3], "; "),
             fix=fix,
         )
     return images
@@ -242,21 +236,13 @@ def _with_columns(listing: Listing, table: Table, rows: _Rows) -> Listing:
                 for has, new in pairs:
                     has[place] = new if is_missing(has[place]) else has[place]
                 continue
-            name, other = _free(name, names), columns[place]
-            what = (
-                f"column {other.name} differs from that of {other.source} in {differ} images, and is called {name} here"
-            )
-            logger.warning("%s: %s", table.path, what)
+            numbered = (f"{name}_{number}" for number in count(2))
+            name, other = next(free for free in numbered if free.casefold() not in names), columns[place]
+            what = f"differs from that of {other.source} in {differ} images, and is called {name} here"
+            logger.warning("%s: column %s %s", table.path, other.name, what)
         names.append(name.casefold())
         columns.append(TableColumn(name, table.path.name))
         for has, new in zip(texts, values, strict=True):
             has.append(new)
     images = [image._replace(further=tuple(has)) for image, has in zip(listing.images, texts, strict=True)]
     return replace(listing, images=images, columns=tuple(columns))
-
-
-def _free(name: str, names: Sequence[str]) -> str:
-    number = 2
-    while f"{name}_{number}".casefold() in names:
-        number += 1
-    return f"{name}_{number}"

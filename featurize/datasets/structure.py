@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from xfeat.featurize.datasets.image_files import ListedImage, Listing, count_classes
 from xfeat.featurize.errors import DataError
 from xfeat.featurize.text import listed
 from xfeat.featurize.urls import Root
+
+logger = logging.getLogger(__name__)
 
 _SPLIT_WORDS = {
     "train": ("train", "training", "trn", "tr", "learn"),
@@ -43,6 +47,19 @@ def split_of(name: str) -> str:
         if len(named) == 1 and all(word in _SPLIT_OF or word in _FILLERS for word in forms):
             return named.pop()
     return ""
+
+
+def splits_of(table: Path, header: str, texts: Sequence[str]) -> tuple[list[str], list[int]]:
+    """Return the split that each cell of a column names, and the rows whose text names none.
+
+    A column such as ``fold`` without any name of a split is no column of splits.
+    """
+    named = {text: split_of(text) for text in set(texts)}
+    if header.casefold() != "split" and not any(named.values()):
+        if any(texts):
+            logger.warning("%s: column %s names no splits and is not used", table, header)
+        return [""] * len(texts), []
+    return [named[text] for text in texts], [row for row, text in enumerate(texts) if text and not named[text]]
 
 
 def read_structure(root: Root, names: Iterable[str], layout: str | None = None) -> Listing:

@@ -15,12 +15,11 @@ from xfeat.featurize.datasets.image_files import IMAGE_SUFFIXES, count_left_out,
 from xfeat.featurize.datasets.layouts import is_table, remote_table
 from xfeat.featurize.datasets.manifest import read_paths
 from xfeat.featurize.errors import DataError
-from xfeat.featurize.sources.containers import is_container
+from xfeat.featurize.sources.containers import Folder, is_container
 from xfeat.featurize.sources.folder import FolderSource
 from xfeat.featurize.sources.image_source import ImageSource
 from xfeat.featurize.sources.opening import open_source, refuse_pipes
 from xfeat.featurize.sources.parquet_table import ParquetSource
-from xfeat.featurize.sources.remote import RemoteFolder
 from xfeat.featurize.urls import Root, Url, root_of
 
 logger = logging.getLogger(__name__)
@@ -71,7 +70,7 @@ def open_images(data: str | os.PathLike[str], *, recursive: bool = True, columns
         names, shards = [], match_shards(root, pattern, list(source.names()))
     else:
         names, shards = _images_of(source, recursive)
-    if shards and isinstance(source, FolderSource | RemoteFolder):
+    if shards and isinstance(source, Folder):
         opened = {shard: source.container(shard) for shard in shards}
         names = [f"{at}/{name}" for at, inner in opened.items() if inner for name in _images_of(inner, recursive)[0]]
     if not names:
@@ -129,7 +128,7 @@ def _images_of(source: ImageSource, recursive: bool) -> tuple[list[str], list[st
     else:
         names, left_out = image_names((name for name in listed if recursive or "/" not in name), source.head)
         names.sort()
-    if not isinstance(source, FolderSource | RemoteFolder):
+    if not isinstance(source, Folder):
         names.sort(key=source.order)
     shards = [] if names else sorted(name for name, _ in left_out if is_container(name))
     for line in describe_left_out(count_left_out([each for each in left_out if each[0] not in shards])):

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from xfeat.featurize.cache.extra import ExtraColumn
 from xfeat.featurize.columns.kinds import typed_column
 from xfeat.featurize.datasets.file_lookup import written_path
-from xfeat.featurize.datasets.layouts import MAX_NAME_BYTES, NO_LABEL, NO_SPLIT, SPLITS
-from xfeat.featurize.datasets.structure import split_of
+from xfeat.featurize.datasets.layouts import MAX_NAME_BYTES, NO_LABEL, SPLIT_CODES
+from xfeat.featurize.datasets.structure import splits_of
 from xfeat.featurize.datasets.tables import NO_VALUE
 from xfeat.featurize.exchange.table_columns import TableColumns
 from xfeat.featurize.exchange.table_files import NotedColumn, TableFile
@@ -46,7 +46,7 @@ def path_names(table: TableFile, cells: Sequence[Any] | None, count: int, data: 
     Raises:
         DataError: if a path is missing, too long, or stands twice.
     """
-    folder: Root = data if data is not None else table.path.absolute().parent
+    folder = data or table.path.absolute().parent
     if cells is None:
         logger.info("%s: it has no paths; its rows are numbered", table.path)
         return folder, [f"row {number:07d}" for number in range(1, count + 1)]
@@ -56,10 +56,8 @@ def path_names(table: TableFile, cells: Sequence[Any] | None, count: int, data: 
     _refuse(table, f"with a path over {MAX_NAME_BYTES:,} bytes, or with NUL", wrong, paths)
     paths = [path if is_url(path) else written_path(path) for path in paths]
     if all(map(os.path.isabs, paths)):
-        common = os.path.commonpath([os.path.dirname(path) for path in paths])
-        base = common if data is None else str(data)
-        folder = Path(common) if data is None else folder
-        paths = [os.path.relpath(path, base).replace(os.sep, "/") for path in paths]
+        folder = data or Path(os.path.commonpath([os.path.dirname(path) for path in paths]))
+        paths = [os.path.relpath(path, str(folder)).replace(os.sep, "/") for path in paths]
     if len(set(paths)) < len(paths):
         times = Counter(paths)
         _refuse(table, "whose path stands there twice", [at for at, path in enumerate(paths) if times[path] > 1], paths)
@@ -89,15 +87,9 @@ def split_codes(table: TableFile, header: str, cells: Sequence[Any] | None, coun
         DataError: if a value names no split.
     """
     texts = cell_texts(cells) if cells is not None else [""] * count
-    named = {text: split_of(text) for text in set(texts)}
-    if header.casefold() != "split" and not any(named.values()):
-        if any(texts):
-            logger.warning("%s: column %s names no splits and is not used", table.path, header)
-        return np.full(count, NO_SPLIT, np.uint8)
-    wrong = [at for at, text in enumerate(texts) if text and not named[text]]
-    _refuse(table, "with an unknown split (use train, valid or test)", wrong, texts)
-    code = {"": NO_SPLIT, **{name: number for number, name in enumerate(SPLITS)}}
-    return np.array([code[named[text]] for text in texts], np.uint8)
+    splits, unknown = splits_of(table.path, header, texts)
+    _refuse(table, "with an unknown split (use train, valid or test)", unknown, texts)
+    return np.array([SPLIT_CODES[split] for split in splits], np.uint8)
 
 
 def extra_columns(
@@ -129,11 +121,10 @@ def _restored(about: NotedColumn, values: list[list[Any]]) -> ExtraColumn:
     one = values[0] if values else []
     array: NDArray[Any]
     if kind == "number":
-        array = np.array([np.nan if value is None else value for value in one], np.float64)
+        array = np.array(one, np.float64)  # None is NaN
     elif kind == "category":
-        codes: dict[str | None, int] = {"": -1, None: -1}
-        codes |= {name: number for number, name in enumerate(names)}
-        array = np.array([codes[value] for value in one], np.int32)
+        codes = {"": -1, **{name: number for number, name in enumerate(names)}}
+        array = np.array([codes[value or ""] for value in one], np.int32)
     elif kind == "date":
         array = np.array([value or "NaT" for value in one], "datetime64[D]")
     elif kind == "labels":

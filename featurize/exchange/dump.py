@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from xfeat.featurize.cache.extra import ExtraColumn
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.datasets.file_lookup import name_as_text
 from xfeat.featurize.datasets.layouts import NO_LABEL, NO_SPLIT, SPLITS
@@ -54,18 +54,23 @@ def dump_cache(cache: FeatureCache, target: Path) -> list[str]:
     check_suffix(target)
     columns, described = _columns(cache)
     note = _note_of(cache, described)
-    width = int(np.prod(cache.features.shape[1:]))
-    schema = _schema(columns, cache.features.dtype, width, len(cache), as_list=target.suffix.lower() != ".csv")
+    schema = _schema(columns, cache, as_list=target.suffix.lower() != ".csv")
     write_table(target, schema, _blocks(cache, columns, schema), note)
     return list(columns)
+
+
+def _read_blocks(cache: FeatureCache, order: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Yield the features of the rows in an order: the place of the first one of a block, and the block."""
+    step = rows_at_once(int(np.prod(cache.features.shape[1:])))
+    for first in range(0, len(order), step):
+        yield first, cache.file.read(order[first : first + step], None)
 
 
 def _note_of(cache: FeatureCache, described: dict[str, NotedColumn]) -> Note:
     digest = hashlib.sha256()
     by_path = np.array(sorted(range(len(cache)), key=cache.columns.path.__getitem__), np.int64)
-    step = _step(cache)
-    for first in range(0, len(cache), step):
-        digest.update(cache.file.read(by_path[first : first + step], None).data)
+    for _, block in _read_blocks(cache, by_path):
+        digest.update(block.data)
     return Note(
         format=NOTE,
         schema_version=SCHEMA_VERSION,
@@ -82,21 +87,17 @@ def _note_of(cache: FeatureCache, described: dict[str, NotedColumn]) -> Note:
     )
 
 
-def _step(cache: FeatureCache) -> int:
-    return rows_at_once(int(np.prod(cache.features.shape[1:])))
-
-
 def _columns(cache: FeatureCache) -> tuple[dict[str, Any], dict[str, NotedColumn]]:
     """Return the values of each column, and of the further ones what they are."""
     own = cache.columns
-    texts = {"path": [name_as_text(path) for path in own.path], "group": [name_as_text(name) for name in own.group]}
-    if texts["path"] != list(own.path):
+    paths = list(map(name_as_text, own.path))
+    if paths != list(own.path):
         logger.warning("some paths are not UTF-8: the table has them as Latin-1, and does not lead to these images")
     columns: dict[str, Any] = {
-        "path": texts["path"],
+        "path": paths,
         "label": ["" if code == NO_LABEL else cache.class_names[code] for code in own.label.tolist()],
         "split": ["" if code == NO_SPLIT else SPLITS[code] for code in own.split.tolist()],
-        "group": texts["group"],
+        "group": list(map(name_as_text, own.group)),
         "sha256": list(own.sha256),
         "size": own.size,
         "truncated": own.truncated,
@@ -108,7 +109,7 @@ def _columns(cache: FeatureCache) -> tuple[dict[str, Any], dict[str, NotedColumn
         if column.kind == "labels":
             columns |= {f"{written}/{each}": column.values[:, at] for at, each in enumerate(column.names)}
         else:
-            columns[written] = column.values if column.kind == "number" else _texts(column)
+            columns[written] = column.values if column.kind == "number" else column.texts()
     return columns, described
 
 
@@ -119,32 +120,26 @@ def _free_name(name: str, taken: dict[str, Any]) -> str:
     return name
 
 
-def _texts(column: ExtraColumn) -> list[str]:
-    return column.texts()
-
-
-def _schema(columns: dict[str, Any], dtype: np.dtype[Any], width: int, rows: int, *, as_list: bool) -> pa.Schema:
+def _schema(columns: dict[str, Any], cache: FeatureCache, *, as_list: bool) -> pa.Schema:
     pa = arrow()
-    kind = pa.from_numpy_dtype(dtype)
+    width = int(np.prod(cache.features.shape[1:]))
     fields = [
         (name, pa.from_numpy_dtype(values.dtype) if isinstance(values, np.ndarray) else pa.string())
         for name, values in columns.items()
     ]
     if as_list:
-        fields.append((FEATURES, pa.list_(kind, width)))
+        fields.append((FEATURES, pa.list_(pa.from_numpy_dtype(cache.features.dtype), width)))
     else:
         # A CSV file has no float16: every one of them is a float32.
         fields += [(f"f{at}", pa.float32()) for at in range(width)]
-    return pa.schema(fields, metadata={"rows": str(rows)})
+    return pa.schema(fields, metadata={"rows": str(len(cache))})
 
 
 def _blocks(cache: FeatureCache, columns: dict[str, Any], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     pa = arrow()
-    for first in range(0, len(cache), _step(cache)):
-        numbers = np.arange(first, min(first + _step(cache), len(cache)))
-        rows = cache.file.read(numbers, None).reshape(len(numbers), -1)
-        part = slice(first, first + len(numbers))
-        arrays = [pa.array(values[part]) for values in columns.values()]
+    for first, block in _read_blocks(cache, np.arange(len(cache))):
+        rows = block.reshape(len(block), -1)
+        arrays = [pa.array(values[first : first + len(rows)]) for values in columns.values()]
         if schema.names[-1] == FEATURES:
             arrays.append(pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), rows.shape[1]))
         else:

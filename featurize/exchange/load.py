@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from xfeat.featurize.cache.columns import CacheDescription, Columns, Correction, Skipped, content_digest
 from xfeat.featurize.cache.reader import FeatureCache
@@ -29,7 +28,6 @@ from xfeat.featurize.urls import Root
 
 logger = logging.getLogger(__name__)
 
-_WRITE_ROWS = 2048
 # Where nothing is known of an image file. No file has this size.
 _UNKNOWN_SIZE = -1
 
@@ -93,24 +91,19 @@ def load_table(path: Path, output: Path, options: LoadOptions) -> Loaded:
     columns = read_columns(table, options.choice)
     for note in columns.notes:
         logger.warning("%s: %s", path, note)
+    compared, difference = 0, 0.0
     with StagedRows(output) as rows:
         cells = read_rows(table, columns, rows)
         described = _described(table, columns, cells, rows, options)
-        checked = None
+        restored = options.encoder is None and not described.spec.backbone.startswith(LOADED)
         if options.encoder is not None:
-            described, checked = options.encoder.applied(described, rows)
+            described, (compared, difference) = options.encoder.applied(described, rows)
         extra = extra_columns(table, columns, cells, rows.order)
-        blocks, width = _blocks(rows, described.spec), rows.width // described.spec.views
+        width = rows.width // described.spec.views
+        shape = described.spec.row_shape(width)
+        blocks = ((first, block.reshape(-1, *shape)) for first, block in rows.blocks())
         write_cache(output, described, blocks=blocks, dim=width, extra=extra)
-    restored = options.encoder is None and not described.spec.backbone.startswith(LOADED)
-    compared, difference = (0, 0.0) if checked is None else checked
     return Loaded(FeatureCache.open(output), restored, compared, difference)
-
-
-def _blocks(rows: StagedRows, spec: FeatureSpec) -> Iterator[tuple[int, NDArray[Any]]]:
-    for first in range(0, len(rows), _WRITE_ROWS):
-        block = rows.sorted(first, first + _WRITE_ROWS)
-        yield first, block.reshape(len(block), *spec.row_shape(rows.width // spec.views))
 
 
 def _described(
@@ -128,13 +121,9 @@ def _described(
     splits = split_codes(table, columns.roles.get("split", ""), role.get("split"), len(rows))
     groups = cell_texts(role.get("group", [None] * len(rows)))
     order = rows.order.tolist()
-    placed = Columns(
-        label=labels[rows.order],
-        split=splits[rows.order],
-        path=[paths[at] for at in order],
-        group=[groups[at] for at in order],
-        **_file_columns(cells if note else {}, [paths[at] for at in order], order),
-    )
+    paths, groups = [paths[at] for at in order], [groups[at] for at in order]
+    files = _file_columns(cells if note else {}, paths, order)
+    placed = Columns(label=labels[rows.order], split=splits[rows.order], path=paths, group=groups, **files)
     return CacheDescription(
         spec=FeatureSpec.from_dict(note["spec"]) if note else _own_spec(table.path, options.name, rows, digest, placed),
         class_names=names,
@@ -158,17 +147,17 @@ def _own_spec(path: Path, name: str | None, rows: StagedRows, digest: hashlib._H
 
 def _file_columns(cells: Cells, paths: Sequence[str], order: Sequence[int]) -> dict[str, Any]:
     """Return what is known of the image files: what a dump says of them, or stand-ins."""
-    if not cells:
+    unknown = np.zeros(len(order), np.int64)
+    if cells:
+        sha256, size, truncated = ([cells[name][at] for at in order] for name in ("sha256", "size", "truncated"))
+    else:
         # Different for every image: equal digests would make copies of each other of them.
         sha256 = [hashlib.sha256(b"path:" + path.encode("utf-8", "surrogateescape")).hexdigest() for path in paths]
-        found: dict[str, Any] = {"sha256": sha256, "size": [_UNKNOWN_SIZE] * len(order)}
-        found["truncated"] = [False] * len(order)
-    else:
-        found = {name: [cells[name][at] for at in order] for name in ("sha256", "size", "truncated")}
+        size, truncated = [_UNKNOWN_SIZE] * len(order), [False] * len(order)
     return {
-        "sha256": found["sha256"],
-        "size": np.array(found["size"], np.int64),
-        "truncated": np.array([str(value).lower() == "true" for value in found["truncated"]]),
-        "mtime_ns": np.zeros(len(order), np.int64),
-        "change_mark": np.zeros(len(order), np.int64),
+        "sha256": sha256,
+        "size": np.array(size, np.int64),
+        "truncated": np.array([str(value).lower() == "true" for value in truncated]),
+        "mtime_ns": unknown,
+        "change_mark": unknown,
     }

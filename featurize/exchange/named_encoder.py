@@ -6,6 +6,7 @@ import hashlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -70,9 +71,7 @@ class NamedEncoder:
             )
         source = open_source(root_of(described.data_root), broken_ok=True)
         there = [row for row, path in enumerate(described.columns.path) if source.state(path) is not None]
-        compared = 0, 0.0
-        if self.check:
-            compared = self._compared(source, spec, described, rows, there)
+        compared = self._compared(source, spec, described, rows, there) if self.check else (0, 0.0)
         columns = replace(described.columns, **self._digests(source, described, there))
         weights_path = str(self.weights.path.absolute())
         return replace(described, spec=spec, columns=columns, weights_path=weights_path), compared
@@ -83,15 +82,9 @@ class NamedEncoder:
         chosen = there[:: -(-len(there) // _COMPARED)] if there else []
         paths = [described.columns.path[row] for row in chosen]
         images = read_images(source, paths, spec, is_known=lambda _: False, workers=_WORKERS)
-        outcomes = [
-            outcome
-            for batch in infer(
-                images, spec, open_engine=lambda: open_engine(spec, self.weights), is_known=lambda _: False
-            )
-            for outcome in batch
-        ]
+        batches = infer(images, spec, open_engine=lambda: open_engine(spec, self.weights), is_known=lambda _: False)
         found = []
-        for row, path, outcome in zip(chosen, paths, outcomes, strict=True):
+        for row, path, outcome in zip(chosen, paths, chain.from_iterable(batches), strict=True):
             if outcome.features is not None:
                 stored = rows.sorted(row, row + 1).astype(np.float64).ravel()
                 difference = np.abs(outcome.features.astype(np.float64).ravel() - stored).max()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from xfeat.featurize.system.atomic import output_error
 
-_DIGEST_ROWS = 2048
+_BLOCK_ROWS = 2048
 
 
 class StagedRows:
@@ -22,11 +23,12 @@ class StagedRows:
     Attributes:
         order: int64 (N,), the row that comes first, and so on; set once all rows are there.
         width: numbers per row.
+        dtype: of the numbers: that of the first block.
     """
 
     def __init__(self, output: Path) -> None:
         self._output = output
-        self._count, self.width, self._dtype = 0, 0, np.dtype(np.float32)
+        self._count, self.width, self.dtype = 0, 0, np.dtype[Any](np.float32)
         self.order: NDArray[np.int64] = np.zeros(0, np.int64)
 
     def __enter__(self) -> Self:
@@ -43,11 +45,6 @@ class StagedRows:
     def __len__(self) -> int:
         return self._count
 
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Of the numbers: that of the first block."""
-        return self._dtype
-
     def append(self, block: NDArray[Any]) -> None:
         """Add rows (n, D), all blocks with the same D.
 
@@ -55,9 +52,9 @@ class StagedRows:
             OutputError: if they cannot be written.
         """
         if not self._count:
-            self.width, self._dtype = block.shape[1], block.dtype
+            self.width, self.dtype = block.shape[1], block.dtype
         try:
-            self._file.write(np.ascontiguousarray(block, self._dtype).data)
+            self._file.write(np.ascontiguousarray(block, self.dtype).data)
         except OSError as error:
             raise output_error(self._output, error) from error
         self._count += len(block)
@@ -65,12 +62,17 @@ class StagedRows:
     def sorted(self, first: int, last: int) -> NDArray[Any]:
         """Return rows in :attr:`order`, (n, D)."""
         self._file.flush()
-        stored = np.memmap(self._file, self._dtype, "r", shape=(self._count, self.width))
+        stored = np.memmap(self._file, self.dtype, "r", shape=(self._count, self.width))
         return np.asarray(stored[self.order[first:last]])
+
+    def blocks(self) -> Iterator[tuple[int, NDArray[Any]]]:
+        """Yield all rows in :attr:`order`: the number of the first one of a block, and the block (n, D)."""
+        for first in range(0, self._count, _BLOCK_ROWS):
+            yield first, self.sorted(first, first + _BLOCK_ROWS)
 
     def digest(self) -> hashlib._Hash:
         """Return the SHA-256 of all rows in their order."""
         digest = hashlib.sha256()
-        for first in range(0, self._count, _DIGEST_ROWS):
-            digest.update(np.ascontiguousarray(self.sorted(first, first + _DIGEST_ROWS)).data)
+        for _, block in self.blocks():
+            digest.update(np.ascontiguousarray(block).data)
         return digest

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import re
 import zipfile
@@ -137,7 +136,7 @@ def write_table(path: Path, schema: pa.Schema, blocks: Iterable[pa.RecordBatch],
     with replacing(path) as partial:
         {".parquet": _write_parquet, ".npz": _write_npz, ".csv": _write_csv}[suffix](partial, schema, blocks, text)
     if suffix == ".csv":
-        with replacing(_note_file(path)) as partial:
+        with replacing(Path(f"{path}.json")) as partial:
             partial.write_text(text + "\n", encoding="utf-8")
 
 
@@ -183,29 +182,24 @@ def _open_parquet(path: Path) -> TableFile:
     import pyarrow.parquet as pq
 
     file = pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20, **THRIFT_LIMITS)
-    schema = file.schema_arrow
-    lists = [field.name for field in schema if arrow().types.is_list(field.type) or _is_fixed_list(field.type)]
-    width = max((_list_width(schema.field(name).type) for name in lists), default=len(schema.names))
+    schema, types = file.schema_arrow, arrow().types
+    widths = {
+        field.name: field.type.list_size if types.is_fixed_size_list(field.type) else _USUAL_WIDTH
+        for field in schema
+        if types.is_list(field.type) or types.is_fixed_size_list(field.type) or types.is_large_list(field.type)
+    }
+    step = rows_at_once(max(widths.values(), default=len(schema.names)))
     note = _parsed_note(path, (schema.metadata or {}).get(NOTE.encode()))
 
     def blocks(kinds: dict[str, str]) -> Iterator[pa.RecordBatch]:
-        yield from file.iter_batches(batch_size=rows_at_once(width), columns=list(kinds), use_threads=False)
+        yield from file.iter_batches(batch_size=step, columns=list(kinds), use_threads=False)
 
-    return TableFile(path, list(schema.names), lists, note, blocks)
+    return TableFile(path, list(schema.names), list(widths), note, blocks)
 
 
 def rows_at_once(width: int) -> int:
     """Return how many rows of so many numbers are read or written at a time."""
     return max(1, min(_ROWS, _BLOCK_NUMBERS // max(1, width)))
-
-
-def _list_width(kind: pa.DataType) -> int:
-    return int(kind.list_size) if arrow().types.is_fixed_size_list(kind) else _USUAL_WIDTH
-
-
-def _is_fixed_list(kind: pa.DataType) -> bool:
-    pa = arrow()
-    return bool(pa.types.is_fixed_size_list(kind) or pa.types.is_large_list(kind))
 
 
 def _write_parquet(path: Path, schema: pa.Schema, blocks: Iterable[pa.RecordBatch], note: str) -> None:
@@ -219,10 +213,6 @@ def _write_parquet(path: Path, schema: pa.Schema, blocks: Iterable[pa.RecordBatc
 # CSV
 
 
-def _note_file(path: Path) -> Path:
-    return path.with_name(path.name + ".json")
-
-
 def _open_csv(path: Path) -> TableFile:
     with open_regular(path) as file:
         start = file.read(_CSV_BLOCK_BYTES)
@@ -233,39 +223,33 @@ def _open_csv(path: Path) -> TableFile:
     names = next(csv.reader([header.rstrip("\r")], delimiter=delimiter), [])
     # A decimal comma is possible where it does not separate the columns.
     decimal = "," if delimiter != "," and rest.partition("\n")[0].count(",") else "."
-    side = _note_file(path)
-    note = _parsed_note(path, side.read_bytes() if side.is_file() else None)
+    beside = Path(f"{path}.json")
+    note = _parsed_note(path, beside.read_bytes() if beside.is_file() else None)
 
     def blocks(kinds: dict[str, str]) -> Iterator[pa.RecordBatch]:
         from pyarrow import csv as arrow_csv
 
         pa = arrow()
         types = {"feature": pa.float32(), "number": pa.float64(), "text": pa.string()}
-        # pyarrow finds a column by its name; two of one name are refused before.
-        reader = arrow_csv.open_csv(
-            path,
-            read_options=arrow_csv.ReadOptions(
-                use_threads=False, encoding=encoding.removesuffix("-sig"), block_size=_CSV_BLOCK_BYTES
-            ),
-            parse_options=arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-            convert_options=arrow_csv.ConvertOptions(
-                column_types={name: types[kind] for name, kind in kinds.items()},
-                include_columns=list(kinds),
-                decimal_point=decimal,
-                null_values=["", "NA", "N/A", "null", "NULL", "None", "<NA>"],
-                strings_can_be_null=False,
-            ),
+        read = arrow_csv.ReadOptions(
+            use_threads=False, encoding=encoding.removesuffix("-sig"), block_size=_CSV_BLOCK_BYTES
         )
-        with reader:
-            yield from reader
-
-    def named(kinds: dict[str, str]) -> Iterator[pa.RecordBatch]:
+        parse = arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
+        # pyarrow finds a column by its name; two of one name are refused before.
+        convert = arrow_csv.ConvertOptions(
+            column_types={name: types[kind] for name, kind in kinds.items()},
+            include_columns=list(kinds),
+            decimal_point=decimal,
+            null_values=["", "NA", "N/A", "null", "NULL", "None", "<NA>"],
+            strings_can_be_null=False,
+        )
         try:
-            yield from blocks(kinds)
-        except arrow().ArrowInvalid as error:
+            with arrow_csv.open_csv(path, read, parse, convert) as reader:
+                yield from reader
+        except pa.ArrowInvalid as error:
             raise _wrong_cell(path, names, str(error)) from error
 
-    return TableFile(path, names, [], note, named)
+    return TableFile(path, names, [], note, blocks)
 
 
 def _wrong_cell(path: Path, names: list[str], text: str) -> DataError:
@@ -295,17 +279,15 @@ def _write_csv(path: Path, schema: pa.Schema, blocks: Iterable[pa.RecordBatch], 
 
 
 def _open_npz(path: Path) -> TableFile:
+    note, columns = None, {}
     with zipfile.ZipFile(path) as archive:
-        shapes = {}
-        for name in archive.namelist():
-            if name.endswith(".npy"):
-                with archive.open(name) as member:
-                    shapes[name.removesuffix(".npy")] = _npy_header(path, name, member)
-    note = None
-    if NOTE in shapes:
-        with np.load(path, allow_pickle=False) as content:
-            note = _parsed_note(path, str(content[NOTE]))
-    columns = {name: shape for name, (shape, _) in shapes.items() if name != NOTE and len(shape) >= 1}
+        for name in (file.removesuffix(".npy") for file in archive.namelist() if file.endswith(".npy")):
+            with archive.open(f"{name}.npy") as member:
+                if shape := _npy_header(path, name, member)[0]:
+                    columns[name] = shape
+                elif name == NOTE:
+                    member.seek(0)
+                    note = _parsed_note(path, str(np.lib.format.read_array(member, allow_pickle=False)))
     rows = {shape[0] for shape in columns.values()}
     if len(rows) > 1:
         found = ", ".join(f"{name} {shape}" for name, shape in columns.items())
@@ -320,7 +302,7 @@ def _open_npz(path: Path) -> TableFile:
             for first in range(0, next(iter(rows), 0), step):
                 arrays = {}
                 for name, member in opened.items():
-                    shape = (min(step, shapes[name][0][0] - first), *columns[name][1:])
+                    shape = (min(step, columns[name][0] - first), *columns[name][1:])
                     wanted = int(np.prod(shape)) * types[name].itemsize
                     if len(data := member.read(wanted)) < wanted:
                         raise EOFError(f"{name} ends before its last row")
@@ -363,22 +345,19 @@ def _as_arrow(values: np.ndarray[Any, Any]) -> Any:
 
 def _write_npz(path: Path, schema: pa.Schema, blocks: Iterable[pa.RecordBatch], note: str) -> None:
     """Write the arrays one after the other: the features as they come, the columns from memory."""
-    columns: dict[str, list[Any]] = {field.name: [] for field in schema}
-    (wide,) = (field for field in schema if _is_fixed_list(field.type))
-    total = int((schema.metadata or {})[b"rows"])
+    *names, wide = schema.names  # the features come last
+    columns: dict[str, Any] = {name: [] for name in names}
+    kind = schema.field(wide).type
+    shape = int(schema.metadata[b"rows"]), kind.list_size
+    descr = np.lib.format.dtype_to_descr(np.dtype(kind.value_type.to_pandas_dtype()))
     with zipfile.ZipFile(path, "w", allowZip64=True) as archive:
-        with archive.open(f"{wide.name}.npy", "w", force_zip64=True) as member:
-            dtype = np.dtype(wide.type.value_type.to_pandas_dtype())
-            shape = (total, wide.type.list_size)
-            header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+        with archive.open(f"{wide}.npy", "w", force_zip64=True) as member:
+            header = {"descr": descr, "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_2_0(member, header)
             for block in blocks:
-                for name, column in zip(block.schema.names, block.columns, strict=True):
-                    if name == wide.name:
-                        member.write(np.ascontiguousarray(column.flatten().to_numpy()).tobytes())
-                    else:
-                        columns[name] += column.to_pylist()
-        for name, values in {**{n: v for n, v in columns.items() if n != wide.name}, NOTE: note}.items():
-            array = io.BytesIO()
-            np.lib.format.write_array(array, np.asarray(values), allow_pickle=False)
-            archive.writestr(f"{name}.npy", array.getvalue())
+                member.write(np.ascontiguousarray(block.column(wide).flatten().to_numpy()).tobytes())
+                for name in names:
+                    columns[name] += block.column(name).to_pylist()
+        for name, values in {**columns, NOTE: note}.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asarray(values), allow_pickle=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from xfeat.featurize.errors import DataError
 from xfeat.featurize.exchange.staging import StagedRows
 from xfeat.featurize.exchange.table_columns import TableColumns
 from xfeat.featurize.exchange.table_files import TableFile, arrow, reading
-from xfeat.featurize.text import quote
+from xfeat.featurize.text import count_of, quote
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,22 +35,20 @@ def read_rows(table: TableFile, columns: TableColumns, rows: StagedRows) -> Cell
         DataError: if there are none, or one has features that cannot be right.
     """
     kinds = dict.fromkeys(columns.features, "feature")
-    kinds |= dict.fromkeys([*columns.roles.values(), *columns.extra, *columns.own], "text")
+    cells: Cells = {name: [] for name in (*columns.roles.values(), *columns.extra, *columns.own)}
+    kinds |= dict.fromkeys(cells, "text")
     for about in (table.note["columns"] if table.note else {}).values():
         if about["kind"] == "number" and about["column"] in kinds:
             kinds[about["column"]] = "number"
-    texts = [name for name, kind in kinds.items() if kind != "feature"]
-    cells: Cells = {name: [] for name in texts}
     with reading(table.path):
         for block in table.blocks(kinds):
             if block.num_rows:
                 rows.append(_features(table, block, columns.features, rows))
-                for name in texts:
-                    cells[name] += block.column(name).to_pylist()
+                for name, values in cells.items():
+                    values += block.column(name).to_pylist()
     if not len(rows):
-        raise DataError(
-            "the table has no rows", path=table.path, expected="one row per image", fix="check how it was written"
-        )
+        fix = "check how it was written"
+        raise DataError("the table has no rows", path=table.path, expected="one row per image", fix=fix)
     return cells
 
 
@@ -59,17 +56,14 @@ def refused_rows(table: TableFile, what: str, rows: Sequence[int], found: str = 
     """Return the error for rows that cannot be right; rows are counted from 1, without the header."""
     named = ", ".join(f"row {row + 1}" for row in rows[:_NAMED])
     named += f" and {len(rows) - _NAMED} more" * (len(rows) > _NAMED)
-    return DataError(
-        f"{len(rows)} row{'s' * (len(rows) != 1)} {what}",
-        path=table.path,
-        found=f"{named}{': ' * bool(found)}{found}",
-        fix="correct or remove these rows",
-    )
+    found = f"{named}: {found}" if found else named
+    what = f"{count_of(len(rows), 'row')} {what}"
+    return DataError(what, path=table.path, found=found, fix="correct or remove these rows")
 
 
 def as_text(value: Any) -> str:
     """Return a cell as text: whole numbers without a point, nothing for what is missing."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    if value is None or value != value:  # NaN
         return ""
     if isinstance(value, float):
         return str(int(value)) if value.is_integer() else repr(value)
@@ -84,10 +78,8 @@ def _features(table: TableFile, block: pa.RecordBatch, names: Sequence[str], bef
     """Return the features of a block, (n, D), float32 or float16."""
     pa = arrow()
     arrays = [block.column(name) for name in names]
-    if names[0] in table.lists:
-        arrays, width = [_flat(table, arrays[0], before)], 0
-    else:
-        width = len(names)
+    if is_list := names[0] in table.lists:
+        arrays = [_flat(table, arrays[0], before)]
     for name, array in zip(names, arrays, strict=True):
         if not (pa.types.is_floating(array.type) or pa.types.is_integer(array.type)):
             raise DataError(
@@ -98,10 +90,10 @@ def _features(table: TableFile, block: pa.RecordBatch, names: Sequence[str], bef
                 fix="convert the column, or rename it if it holds no feature",
             )
         if array.null_count:
-            at = np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False)) // (1 if width else before.width or 1)
+            at = _nulls(array) // (len(array) // block.num_rows)
             raise refused_rows(table, f"without a number in {name}", (len(before) + np.unique(at)).tolist())
     parts = [array.to_numpy(zero_copy_only=False) for array in arrays]
-    found = np.stack(parts, axis=1) if width else parts[0].reshape(block.num_rows, -1)
+    found = parts[0].reshape(block.num_rows, -1) if is_list else np.stack(parts, axis=1)
     if found.dtype == np.float64 and not len(before):
         logger.info("%s: float64 is rounded to float32", table.path)
     if table.note is not None and table.note["spec"]["dtype"] == "float16":  # a CSV file has no such type
@@ -122,12 +114,15 @@ def _features(table: TableFile, block: pa.RecordBatch, names: Sequence[str], bef
     return found
 
 
+def _nulls(array: pa.Array) -> NDArray[np.int64]:
+    return np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False))
+
+
 def _flat(table: TableFile, array: pa.Array, before: StagedRows) -> pa.Array:
     """Return the numbers of a column of lists, all of them of one length."""
     pa = arrow()
     if array.null_count:
-        nulls = np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False))
-        raise refused_rows(table, "without features", (len(before) + nulls).tolist())
+        raise refused_rows(table, "without features", (len(before) + _nulls(array)).tolist())
     if pa.types.is_fixed_size_list(array.type):
         return array.flatten()
     lengths = array.value_lengths().to_numpy()

@@ -10,9 +10,7 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 from xfeat.featurize.errors import DataError, MissingExtraError
-from xfeat.featurize.sources.image_source import (
-    READ_LIMIT_S,
-)
+from xfeat.featurize.sources.image_source import READ_LIMIT_S
 from xfeat.featurize.system.time_limit import limited
 from xfeat.featurize.text import quote
 from xfeat.featurize.urls import Url
@@ -24,25 +22,21 @@ R = TypeVar("R")
 # Seconds before each further attempt.
 WAITS_S = (0.5, 2.0, 5.0)
 _CONNECT_S, _ANSWER_S = 6.0, 20.0
-_LONG_LIMIT_S = 900.0  # of a listing, 1,000 objects per answer, or a whole file
+_LONG = (900.0, "listed or fetched")  # of a listing, 1,000 objects per answer, or a whole file
 _CHUNK_BYTES = 8 << 20
 _LOGGING = ("gcsfs", "s3fs", "fsspec", "aiobotocore", "asyncio")
 _GONE = (404, 410)
 _RETRIED = (408, 429)  # statuses that mean "later"
+_SERVICES = {"s3a": "s3", "gcs": "gs", "https": "http"}  # schemes of the same services
+_ACCESS = {
+    "s3": "set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY or AWS_PROFILE; for a public bucket FSSPEC_S3_ANON=true",
+    "gs": "set GOOGLE_APPLICATION_CREDENTIALS; for a public bucket FSSPEC_GCS_TOKEN=anon",
+    "http": "give the whole address, with its signature; it is not stored",
+}
 
 
 class NoRangesError(Exception):
     """A web server sends files only as a whole."""
-
-
-@limited(READ_LIMIT_S, "read")
-def _timed(call: Callable[[], R]) -> R:
-    return call()
-
-
-@limited(_LONG_LIMIT_S, "listed or fetched")
-def _timed_long(call: Callable[[], R]) -> R:
-    return call()
 
 
 @dataclass(frozen=True)
@@ -55,11 +49,12 @@ class Connection:
 
     url: Url
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"url": self.url}
+    def __reduce__(self) -> tuple[type[Connection], tuple[Url]]:
+        return Connection, (self.url,)
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
+    @property
+    def _service(self) -> str:
+        return _SERVICES.get(self.url.scheme, self.url.scheme)
 
     @cached_property
     def _files(self) -> Any:
@@ -70,7 +65,7 @@ class Connection:
         for name in _LOGGING:  # their warnings and tracebacks would be printed; errors are reported here
             logging.getLogger(name).addHandler(logging.NullHandler())
         try:
-            files, _ = url_to_fs(self.url.full, skip_instance_cache=True, **_options(self.url.scheme))
+            files, _ = url_to_fs(self.url.full, skip_instance_cache=True, **_options(self._service))
         except ImportError as error:
             raise MissingExtraError(
                 f"nothing installed here opens {self.url.scheme}://",
@@ -136,13 +131,13 @@ class Connection:
             with self._files.open(self._path(url), "rb", block_size=0) as stream:
                 write(iter(lambda: stream.read(_CHUNK_BYTES), b""))
 
-        self._attempt(url, fetch, _timed_long)
+        self._attempt(url, fetch, _LONG)
 
     def listing(self) -> dict[str, dict[str, Any]]:
         """Return what is told of all files below the place, by their path relative to it."""
         root = self._path(self.url).rstrip("/")
         try:
-            found = self._attempt(self.url, lambda: self._files.find(root, detail=True), _timed_long)
+            found = self._attempt(self.url, lambda: self._files.find(root, detail=True), _LONG)
         except FileNotFoundError:
             return {}
         start = f"{root}/"
@@ -155,13 +150,13 @@ class Connection:
     def _path(self, url: Url) -> str:
         return str(self._files._strip_protocol(url.full))
 
-    def _attempt(self, url: Url, call: Callable[[], R], timed: Callable[[Callable[[], R]], R] = _timed) -> R:
+    def _attempt(self, url: Url, call: Callable[[], R], limit: tuple[float, str] = (READ_LIMIT_S, "read")) -> R:
         """Call, and call again after a while if the connection fails; give up after a few attempts."""
         # gcsfs makes six attempts of its own.
-        waits = WAITS_S[:1] if url.scheme in ("gs", "gcs") else WAITS_S
+        waits = WAITS_S[:1] if self._service == "gs" else WAITS_S
         for wait in (*waits, None):
             try:
-                return timed(call)
+                return limited(*limit)(call)()
             except (MissingExtraError, DataError):
                 raise
             except Exception as problem:  # noqa: BLE001 - every library has errors of its own
@@ -173,7 +168,8 @@ class Connection:
                     raise NoRangesError from error
                 found = quote(url.redacted(str(error) or type(error).__name__))
                 if _is_refused(error):
-                    raise _no_access(url, found) from error
+                    fix = _ACCESS.get(self._service, "check the address")
+                    raise DataError("access is refused", path=url, found=found, fix=fix) from error
                 if wait is None:
                     raise DataError(
                         f"no answer after {len(waits) + 1} attempts",
@@ -193,27 +189,16 @@ def _is_refused(error: Exception) -> bool:
     return isinstance(error, PermissionError) or "Credentials" in type(error).__name__
 
 
-def _no_access(url: Url, found: str) -> DataError:
-    fix = "check the address"
-    if url.scheme in ("s3", "s3a"):
-        fix = "set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY or AWS_PROFILE; for a public bucket FSSPEC_S3_ANON=true"
-    elif url.scheme in ("gs", "gcs"):
-        fix = "set GOOGLE_APPLICATION_CREDENTIALS; for a public bucket FSSPEC_GCS_TOKEN=anon"
-    elif url.is_web:
-        fix = "give the whole address, with its signature; it is not stored"
-    return DataError("access is refused", path=url, found=found, fix=fix)
-
-
-def _options(scheme: str) -> dict[str, Any]:
+def _options(service: str) -> dict[str, Any]:
     """Return the time limits of a connection. Listings are not kept: they would be old in a long-running program."""
-    if scheme in ("s3", "s3a"):
+    if service == "s3":
         config = {"connect_timeout": _CONNECT_S, "read_timeout": _ANSWER_S, "retries": {"max_attempts": 1}}
         return {"config_kwargs": config, "use_listings_cache": False}
-    if scheme in ("http", "https"):
+    if service == "http":
         import aiohttp
 
         limits = aiohttp.ClientTimeout(total=None, connect=_CONNECT_S, sock_connect=_CONNECT_S, sock_read=_ANSWER_S)
         return {"client_kwargs": {"timeout": limits}, "use_listings_cache": False}
-    if scheme in ("gs", "gcs"):
+    if service == "gs":
         return {"requests_timeout": _ANSWER_S, "use_listings_cache": False}
     return {}

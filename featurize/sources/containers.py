@@ -8,6 +8,7 @@ import re
 import shutil
 import threading
 import zlib
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any, BinaryIO
 
 from xfeat.featurize.errors import DataError
 from xfeat.featurize.sources.container_file import ContainerFile
-from xfeat.featurize.sources.image_source import MAX_RATIO, SMALL_BYTES, ImageSource
+from xfeat.featurize.sources.image_source import MAX_RATIO, SMALL_BYTES, FileState, ImageSource
 from xfeat.featurize.sources.parquet_table import ParquetSource
 from xfeat.featurize.sources.tar_archive import TarSource
 from xfeat.featurize.sources.zip_archive import ZipSource
@@ -67,46 +68,66 @@ def open_container(file: ContainerFile, beside: ImageSource | None = None) -> Im
     return ZipSource(file)
 
 
-class Containers:
-    """The containers in a folder, each opened when a file in it is asked for first.
+class Folder(ImageSource):
+    """Files in a folder, and in the containers there: each is opened when a file in it is asked for first."""
 
-    Args:
-        open_file: returns a file of the folder, ``None`` if it is not there.
-        folder: the folder itself.
-    """
+    _not_pickled = ("_lock",)
 
-    def __init__(self, open_file: Callable[[str], ContainerFile | None], folder: ImageSource) -> None:
-        self._open_file, self._folder = open_file, folder
+    def __init__(self) -> None:
         self._opened: dict[str, ImageSource | None] = {}
-        self._lock = threading.Lock()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_lock"}
+        self._lock = threading.RLock()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _lock=threading.Lock())
+        vars(self).update(state, _lock=threading.RLock())
 
-    def of(self, path: str) -> tuple[ImageSource, str] | None:
-        """Return the container in which a path lies, and its name there; ``None`` for a path of the folder itself.
-
-        Raises:
-            DataError: if the container cannot be read.
-        """
-        found = _INNER.fullmatch(path)
-        container = self.open(found[1]) if found else None
-        return (container, found[2]) if found and container is not None else None
-
-    def open(self, name: str) -> ImageSource | None:
-        """Return the container of a name, ``None`` if there is no such file.
+    def container(self, name: str) -> ImageSource | None:
+        """Return the archive or table of a name, ``None`` if it is not there.
 
         Raises:
             DataError: if it cannot be read.
         """
         with self._lock:
             if name not in self._opened:
-                file = self._open_file(name)
-                self._opened[name] = None if file is None else open_container(file, self._folder)
+                file = self._file(name)
+                self._opened[name] = None if file is None else open_container(file, self)
             return self._opened[name]
+
+    def _inner(self, path: str) -> tuple[ImageSource, str] | None:
+        """Return the container in which a path lies, and its name there; ``None`` for a file of the folder itself."""
+        found = _INNER.fullmatch(path)
+        container = self.container(found[1]) if found else None
+        return (container, found[2]) if found and container is not None else None
+
+    def state(self, path: str) -> FileState | None:
+        """Return the state of a file without opening it, ``None`` if it does not exist."""
+        return inner[0].state(inner[1]) if (inner := self._inner(path)) else self._own_state(path)
+
+    def read(self, path: str) -> tuple[bytes, FileState]:
+        """Return a file's content and the state in which it was read, or at an address listed.
+
+        Raises:
+            ImageError: if it cannot be read, is not there, or is too large.
+            DataError: if there is no answer.
+        """
+        return inner[0].read(inner[1]) if (inner := self._inner(path)) else self._own_content(path)
+
+    def head(self, path: str, size: int) -> bytes:
+        """Return the first bytes of a file, at most ``size``; none if it cannot be read."""
+        return inner[0].head(inner[1], size) if (inner := self._inner(path)) else super().head(path, size)
+
+    def order(self, path: str) -> tuple[str, int]:
+        """Return the container of a file and where in it the file is; files of its own are as good in any order."""
+        inner = self._inner(path)
+        return (path.removesuffix(inner[1]), inner[0].order(inner[1])[1]) if inner else ("", 0)
+
+    @abstractmethod
+    def _file(self, name: str) -> ContainerFile | None: ...
+
+    @abstractmethod
+    def _own_state(self, path: str) -> FileState | None: ...
+
+    @abstractmethod
+    def _own_content(self, path: str) -> tuple[bytes, FileState]: ...
 
 
 # Copies on the disk

@@ -5,19 +5,17 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from xfeat.featurize.errors import DataError, ImageError
 from xfeat.featurize.sources.container_file import ContainerFile
-from xfeat.featurize.sources.containers import Containers
+from xfeat.featurize.sources.containers import Folder
 from xfeat.featurize.sources.image_source import (
     EPOCH,
     MOST_IN_A_ROW,
     READ_LIMIT_S,
     FileState,
-    ImageSource,
-    Records,
     check_size,
     digest_mark,
 )
@@ -32,35 +30,12 @@ _file_systems: dict[int, int] = {}
 logger = logging.getLogger(__name__)
 
 
-class FolderSource:
+class FolderSource(Folder):
     """Files below a folder."""
 
-    doubts: Sequence[str] = ()
-
-    def records(self) -> Records | None:
-        """Return ``None``: a folder has nothing but names."""
-        return None
-
-    def order(self, path: str) -> tuple[str, int]:
-        """Return the container of a file and where in it the file is; files of its own are as good in any order."""
-        inner = self._containers.of(path)
-        return ("", 0) if inner is None else (path.removesuffix(inner[1]), inner[0].order(inner[1])[1])
-
-    def container(self, name: str) -> ImageSource | None:
-        """Return the archive or table of a name, ``None`` if it is not there.
-
-        Raises:
-            DataError: if it cannot be read.
-        """
-        return self._containers.open(name)
-
-    def _file(self, name: str) -> ContainerFile | None:
-        path = Path(self._root, name)
-        return local_file(path) if path.is_file() else None
-
     def __init__(self, root: Path) -> None:
+        super().__init__()
         self._root = os.path.abspath(root)  # processes elsewhere open it, too
-        self._containers = Containers(self._file, self)
 
     def names(self) -> Iterator[str]:
         """Yield the files, relative to the folder with forward slashes, except those in hidden folders.
@@ -88,10 +63,11 @@ class FolderSource:
                 again[0],
             )
 
-    def state(self, path: str) -> FileState | None:
-        """Return the state of a file without opening it, ``None`` if it does not exist."""
-        if (inner := self._containers.of(path)) is not None:
-            return inner[0].state(inner[1])
+    def _file(self, name: str) -> ContainerFile | None:
+        path = Path(self._root, name)
+        return local_file(path) if path.is_file() else None
+
+    def _own_state(self, path: str) -> FileState | None:
         file = os.path.join(self._root, path)
         try:
             found = os.stat(file)
@@ -99,24 +75,11 @@ class FolderSource:
             return None
         return FileState(found.st_size, found.st_mtime_ns or EPOCH, _change_mark(file, found))
 
-    def read(self, path: str) -> tuple[bytes, FileState]:
-        """Return a file's content and the state in which it was read.
-
-        Raises:
-            ImageError: if it cannot be read.
-        """
-        if (inner := self._containers.of(path)) is not None:
-            return inner[0].read(inner[1])
+    def _own_content(self, path: str) -> tuple[bytes, FileState]:
         return read_file(os.path.join(self._root, path))
 
-    def head(self, path: str, size: int) -> bytes:
-        """Return the first bytes of a file, at most ``size``; none if it cannot be read."""
-        if (inner := self._containers.of(path)) is not None:
-            return inner[0].head(inner[1], size)
-        try:
-            return _read(os.path.join(self._root, path), size)[0]
-        except ImageError:
-            return b""
+    def _start(self, path: str, size: int) -> bytes:
+        return _read(os.path.join(self._root, path), size)[0]
 
 
 def read_file(path: str | os.PathLike[str]) -> tuple[bytes, FileState]:

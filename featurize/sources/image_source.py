@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple
 
 from xfeat.featurize.errors import ImageError
 
@@ -54,26 +55,32 @@ class Records:
     all_images: bool = False
 
 
-class ImageSource(Protocol):
-    """Image files by name, safe to use from several threads; a pickled copy opens its own files and connections."""
+class ImageSource(ABC):
+    """Image files by name, safe to use from several threads; a pickled copy opens its own files and connections.
 
-    @property
-    def doubts(self) -> Sequence[str]:
-        """What the user should know of how names were read."""
-        ...
+    Attributes:
+        doubts: what the user should know of how names were read.
+    """
 
+    doubts: Sequence[str] = ()
+    _not_pickled: ClassVar[tuple[str, ...]] = ()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in self._not_pickled}
+
+    @abstractmethod
     def names(self) -> Iterator[str]:
         """Yield the files, relative to the root, with forward slashes."""
-        ...
 
     def records(self) -> Records | None:
         """Return what the container says of its images; ``None`` if only their names do."""
-        ...
+        return None
 
+    @abstractmethod
     def state(self, path: str) -> FileState | None:
         """Return the state of a file without reading it, ``None`` if it does not exist."""
-        ...
 
+    @abstractmethod
     def read(self, path: str) -> tuple[bytes, FileState]:
         """Return a file's content and the state in which it was read.
 
@@ -81,15 +88,20 @@ class ImageSource(Protocol):
             ImageError: if it cannot be read.
             DataError: if nothing can be read any more.
         """
-        ...
 
     def head(self, path: str, size: int) -> bytes:
         """Return the first bytes of a file, at most ``size``; none if it cannot be read."""
-        ...
+        try:
+            return self._start(path, size)
+        except ImageError:
+            return b""
 
+    @abstractmethod
+    def _start(self, path: str, size: int) -> bytes: ...
+
+    @abstractmethod
     def order(self, path: str) -> tuple[str, int]:
         """Return a key: files are read fastest in its order."""
-        ...
 
 
 def digest_mark(*told: object) -> int:

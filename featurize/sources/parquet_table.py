@@ -43,7 +43,7 @@ _DIGITS = 7
 _UNPACK = "write the table with one image per row: image (bytes), label"
 
 
-class ParquetSource:
+class ParquetSource(ImageSource):
     """Rows of a parquet table, one image each.
 
     Args:
@@ -54,6 +54,8 @@ class ParquetSource:
         DataError: if it cannot be read, has no column of images or several, or inflates to many times its size.
         MissingExtraError: if pyarrow is not installed.
     """
+
+    _not_pickled = ("_table", "_rows")
 
     def __init__(self, file: ContainerFile, beside: ImageSource | None = None) -> None:
         self.doubts: list[str] = []
@@ -134,19 +136,12 @@ class ParquetSource:
         check_size(len(data))
         return data, self._file.state("row", row)
 
-    def head(self, path: str, size: int) -> bytes:
-        """Return the first bytes in a row, at most ``size``; none if it cannot be read."""
-        try:
-            return self.read(path)[0][:size]
-        except ImageError:
-            return b""
+    def _start(self, path: str, size: int) -> bytes:
+        return self.read(path)[0][:size]
 
     def order(self, path: str) -> tuple[str, int]:
         """Return the number of a row."""
         return "", self._row_of.get(path, 0)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("_table", "_rows")}
 
     @cached_property
     def _table(self) -> pq.ParquetFile:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import secrets
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -15,13 +14,11 @@ from typing import Any, BinaryIO
 from xfeat.featurize.errors import DataError, ImageError
 from xfeat.featurize.sources.connection import Connection, NoRangesError
 from xfeat.featurize.sources.container_file import ContainerFile
-from xfeat.featurize.sources.containers import Containers, room_for, temporary_copy
+from xfeat.featurize.sources.containers import Folder, room_for, temporary_copy
 from xfeat.featurize.sources.image_source import (
     EPOCH,
     MAX_FILE_BYTES,
     FileState,
-    ImageSource,
-    Records,
     check_size,
     digest_mark,
 )
@@ -154,21 +151,13 @@ def _nanoseconds(value: Any) -> int:
         return 0
 
 
-class RemoteFolder:
+class RemoteFolder(Folder):
     """Files below an address."""
 
     def __init__(self, url: Url) -> None:
+        super().__init__()
         self._url, self._connection = url, Connection(url)
         self._states: dict[str, FileState | None] | None = None
-        self._lock = threading.Lock()
-        self._containers = Containers(self._file, self)
-        self.doubts: Sequence[str] = ()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_lock"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _lock=threading.Lock())
 
     def names(self) -> Iterator[str]:
         """Yield the files, relative to the address.
@@ -185,57 +174,23 @@ class RemoteFolder:
             )
         yield from listed
 
-    def records(self) -> Records | None:
-        """Return ``None``: a folder has nothing but names."""
-        return None
+    def _file(self, name: str) -> ContainerFile | None:
+        return remote_file(self._connection, self._url / name)
 
-    def container(self, name: str) -> ImageSource | None:
-        """Return the archive or table of a name, ``None`` if it is not there.
-
-        Raises:
-            DataError: if it cannot be read.
-        """
-        return self._containers.open(name)
-
-    def state(self, path: str) -> FileState | None:
-        """Return the state of a file as it was listed, ``None`` if it does not exist."""
-        if (inner := self._containers.of(path)) is not None:
-            return inner[0].state(inner[1])
+    def _own_state(self, path: str) -> FileState | None:
         listed = self._listed()
         return (listed[path] or FileState(0, EPOCH, 0)) if path in listed else None
 
-    def read(self, path: str) -> tuple[bytes, FileState]:
-        """Return a file's content and the state in which it was listed.
-
-        Raises:
-            ImageError: if it is not there, or too large.
-            DataError: if there is no answer.
-        """
-        if (inner := self._containers.of(path)) is not None:
-            return inner[0].read(inner[1])
+    def _own_content(self, path: str) -> tuple[bytes, FileState]:
         state = self._listed().get(path)
         if state is not None:
             check_size(state.size)
-        data = self._content(path, MAX_FILE_BYTES + 1 if state is None else None)
+        data = self._start(path, MAX_FILE_BYTES + 1 if state is None else None)
         check_size(len(data))
         # A time of 0 is not relied on: the file is read again.
         return data, state._replace(size=len(data)) if state else FileState(len(data), 0, 0)
 
-    def head(self, path: str, size: int) -> bytes:
-        """Return the first bytes of a file, at most ``size``; none if it cannot be read."""
-        if (inner := self._containers.of(path)) is not None:
-            return inner[0].head(inner[1], size)
-        try:
-            return self._content(path, size)
-        except ImageError:
-            return b""
-
-    def order(self, path: str) -> tuple[str, int]:
-        """Return the container of a file and where in it the file is; files of its own are as good in any order."""
-        inner = self._containers.of(path)
-        return ("", 0) if inner is None else (path.removesuffix(inner[1]), inner[0].order(inner[1])[1])
-
-    def _content(self, path: str, size: int | None) -> bytes:
+    def _start(self, path: str, size: int | None) -> bytes:
         state = self._listed().get(path)
         if state is not None and size is not None:
             size = min(size, state.size)
@@ -253,6 +208,3 @@ class RemoteFolder:
                 if None in self._states.values():
                     self.doubts = [f"{self._url}: tells neither ETag nor time: every run reads all images again"]
             return self._states
-
-    def _file(self, name: str) -> ContainerFile | None:
-        return remote_file(self._connection, self._url / name)

@@ -18,6 +18,7 @@ from xfeat.featurize.sources.image_source import (
     MOST_IN_A_ROW,
     READ_LIMIT_S,
     FileState,
+    ImageSource,
     Records,
     check_size,
 )
@@ -44,7 +45,7 @@ class _Member(NamedTuple):
     header: int
 
 
-class TarSource:
+class TarSource(ImageSource):
     """Members of a tar archive that are regular files, or hard links to one.
 
     Attributes:
@@ -120,12 +121,8 @@ class TarSource:
             raise ImageError("its end is missing in the archive")
         return data, state
 
-    def head(self, path: str, size: int) -> bytes:
-        """Return the first bytes of a member, at most ``size``; none if it cannot be read."""
-        try:
-            return self._read(self._members[path], size)
-        except ImageError:
-            return b""
+    def _start(self, path: str, size: int) -> bytes:
+        return self._read(self._members[path], size)
 
     def order(self, path: str) -> tuple[str, int]:
         """Return where a member starts."""

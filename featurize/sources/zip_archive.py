@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import cached_property
 from pathlib import PureWindowsPath
-from typing import Any
 
 from xfeat.featurize.errors import DataError, ImageError
 from xfeat.featurize.sources.container_file import ContainerFile
@@ -24,7 +23,7 @@ from xfeat.featurize.sources.image_source import (
     READ_LIMIT_S,
     SMALL_BYTES,
     FileState,
-    Records,
+    ImageSource,
     check_size,
 )
 from xfeat.featurize.system.time_limit import TimeLimitError, limited
@@ -41,7 +40,7 @@ _LOCAL_HEADER_BYTES = 30
 _BROKEN = (OSError, RuntimeError, EOFError, ValueError, zipfile.BadZipFile, zlib.error)
 
 
-class ZipSource:
+class ZipSource(ImageSource):
     """Members of a zip archive. Nothing is unpacked: names such as ``../x`` reach no file.
 
     Attributes:
@@ -50,6 +49,8 @@ class ZipSource:
     Raises:
         DataError: if the file is not a zip archive, is not read in time, or its files share bytes.
     """
+
+    _not_pickled = ("_archive",)
 
     def __init__(self, file: ContainerFile) -> None:
         self._file, path = file, file.path
@@ -78,13 +79,6 @@ class ZipSource:
     def _archive(self) -> zipfile.ZipFile:
         return limited(READ_LIMIT_S, "read")(zipfile.ZipFile)(self._file.open_for(self))
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_archive"}
-
-    def records(self) -> Records | None:
-        """Return ``None``: an archive has nothing but names."""
-        return None
-
     def order(self, path: str) -> tuple[str, int]:
         """Return where a member starts."""
         info = self._members.get(path)
@@ -111,12 +105,8 @@ class ZipSource:
         # The size in the directory may be wrong: never unpack more than that.
         return self._unpack(info, info.file_size + 1), self._state(info)
 
-    def head(self, path: str, size: int) -> bytes:
-        """Return the first bytes of a member, at most ``size``; none if it cannot be read."""
-        try:
-            return self._unpack(self._members[path], size)
-        except ImageError:
-            return b""
+    def _start(self, path: str, size: int) -> bytes:
+        return self._unpack(self._members[path], size)
 
     def _state(self, info: zipfile.ZipInfo) -> FileState:
         # Zip times have steps of 2 s, start in 1980, and have no time zone; some programs write none.
