@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from PIL import Image
 import xfeat
 from tests.caches import extra_column, write_made_up
 from tests.head.conftest import cloud
+from tests.head.paper.test_methods import RUN_TOGETHER
 from xfeat.featurize.errors import XfeatError
 from xfeat.head.cli import main
 from xfeat.head.paper.figures import paper_figures
@@ -172,6 +174,7 @@ def test_figures_of_each_result_are_the_same_bytes_every_time(
         "eval": "run run, was",
     }
     assert kind[name] in methods
+    assert not re.search(RUN_TOGETHER, methods)
     assert "[for you to fill in:" in methods
 
 

@@ -92,6 +92,7 @@ def test_a_changed_setting_changes_the_text(material: Material, spec: str, field
     assert words in methods_text(changed, {})
 
 
+RUN_TOGETHER = r"[a-z)]\.[A-Z\[]|\)[a-z]|,[a-z]|None|Undefined|\{\{|%\}|  "
 FACTS: dict[str, tuple[dict[str, Any], str]] = {
     "origin of the split": ({"split": {"source": "made by xfeat (all parts; grouped, stratified, seed 3)"}}, "seed 3)"),
     "epoch": ({"best_epoch": 7, "epochs": 9}, "epoch 7 of 9"),
@@ -106,6 +107,11 @@ FACTS: dict[str, tuple[dict[str, Any], str]] = {
     "rows in blocks": ({"reading": {"mode": "blocks", "block_rows": 64, "buffer_rows": 4096}}, "blocks of 64"),
     "versions": ({"versions": {"torch": "9.9.9"}}, "torch 9.9.9"),
     "dim": ({"dim": 77}, "77 features per image"),
+    "corrections": (
+        {"cache": {"content_sha256": "", "data_root": "", "corrections": [["a.png", "exclude", "", ""]]}},
+        "Corrections: 1 image excluded.",
+    ),
+    "threshold of a cross-validation": ({"crossval": {"name": "cv-7"}}, "(cross-validation cv-7): of all thresholds"),
     "audit": (
         {"audit": {"audited": True, "passed": False, "verdicts": {"leakage": "found", "shortcuts": "none found"}}},
         "leakage found, shortcuts none found",
@@ -124,7 +130,9 @@ def test_a_changed_fact_changes_the_text(material: Material, kind: str) -> None:
     if changes.get("operating_point"):
         facts["operating_point"] = {"target_sensitivity": None, **changes["operating_point"]}
     assert words not in methods_text(material, {})
-    assert words in methods_text(dataclasses.replace(material, facts=facts), {})
+    text = methods_text(dataclasses.replace(material, facts=facts), {})
+    assert words in text
+    assert not re.search(RUN_TOGETHER, text)
 
 
 def test_numbers_are_those_of_run_json(material: Material, tmp_path: Path) -> None:
@@ -139,4 +147,4 @@ def test_numbers_are_those_of_run_json(material: Material, tmp_path: Path) -> No
         assert f"The {name} part had {images} images of {images // 2} patients (“covid” {images // 2}" in text
     assert text.count("[for you to fill in:") == 2
     assert r"A curve of “x_y” \*here\*." in text
-    assert not re.search(r"None|Undefined|\{\{|%\}|  ", text)
+    assert not re.search(RUN_TOGETHER, text)
