@@ -46,7 +46,8 @@ function layoutOf(tags, frames) {
   if (count > 1 && frames === "refuse") throw new Problem(`${count} frames, not one picture. Save one of them as a picture.`);
   const allocated = tags.integer("BitsAllocated");
   const stored = tags.integer("BitsStored", allocated);
-  if (![8, 16].includes(allocated) || stored < 1 || stored > allocated) throw new Problem(`DICOM with ${stored} bits stored in ${allocated} cannot be read in a browser, only 8 and 16. Use a server (xserve start).`);
+  if (stored < 1 || stored > allocated) throw new Problem(`DICOM with ${stored} bits stored in ${allocated}`);
+  if (![8, 16].includes(allocated)) throw new Problem(`DICOM with ${stored} bits stored in ${allocated} cannot be read in a browser, only 8 and 16. Use a server (xserve start).`);
   const high = tags.integer("HighBit", stored - 1);
   const layout = {
     rows, columns, samples, allocated, stored, photometric, frames: count, frame: frames === "middle" ? Math.floor(count / 2) : 0,

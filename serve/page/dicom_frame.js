@@ -4,14 +4,17 @@ import { damaged, readFragments } from "./dicom_tags.js";
 import { Problem } from "./problem.js";
 
 const ROOT = "1.2.840.10008.1.2";
+const UNCOMPRESSED = "Save it uncompressed (gdcmconv --raw).";
 const ADVICE = "Save it uncompressed (gdcmconv --raw), or use a server (xserve start).";
 // Source: DICOM PS3.6, table A-1: ends of UIDs, and the names.
 const JPEG = { ".4.50": "JPEG Baseline", ".4.51": "JPEG Extended", ".4.53": "JPEG Spectral Selection", ".4.55": "JPEG Full Progression" };
 const NOT_READ = [
   [/^\.1\.99$/, "Deflated Explicit VR Little Endian"], [/^\.2$/, "Explicit VR Big Endian"], [/^\.4\.(57|70)$/, "JPEG Lossless"],
   [/^\.4\.80$/, "JPEG-LS Lossless"], [/^\.4\.81$/, "JPEG-LS Near-lossless"], [/^\.4\.9[02]$/, "JPEG 2000 Lossless"],
-  [/^\.4\.9[13]$/, "JPEG 2000"], [/^\.4\.20[123]$/, "High-Throughput JPEG 2000"], [/^\.4\.11[012]$/, "JPEG XL"],
-  [/^\.4\.10\d(\.1)?$/, "a video format (MPEG)"], [/^\.8\.1$/, "Deflated Image Frame Compression"],
+  [/^\.4\.9[13]$/, "JPEG 2000"], [/^\.4\.20[123]$/, "High-Throughput JPEG 2000"],
+  // Neither does a server.
+  [/^\.4\.11[012]$/, "JPEG XL", UNCOMPRESSED], [/^\.8\.1$/, "Deflated Image Frame Compression", UNCOMPRESSED],
+  [/^\.4\.10\d(\.1)?$/, "a video format (MPEG)", "Save a frame of this video as a picture."],
 ];
 const MOST_SCANS = 100; // as in featurize/images/jpeg_headers.py
 // Says that three channels are as they are stored, so that no decoder converts them. Source: ITU-T T.872, 6.5.3.
@@ -21,8 +24,9 @@ const ADOBE_RGB = Uint8Array.of(0xff, 0xee, 0, 14, ...[..."Adobe"].map((letter) 
 export function syntaxProblem(syntax) {
   const end = syntax.startsWith(ROOT) ? syntax.slice(ROOT.length) : null;
   if (["", ".1", ".5", ...Object.keys(JPEG)].includes(end)) return null;
-  const name = (end !== null && NOT_READ.find(([pattern]) => pattern.test(end))?.[1]) || `transfer syntax ${syntax.slice(0, 64)}`;
-  return `DICOM in ${name} cannot be read in a browser. ${ADVICE}`;
+  const known = end === null ? undefined : NOT_READ.find(([pattern]) => pattern.test(end));
+  const [, name, advice = ADVICE] = known ?? [null, `transfer syntax ${syntax.slice(0, 64)}`, UNCOMPRESSED];
+  return `DICOM in ${name} cannot be read in a browser. ${advice}`;
 }
 
 // Returns {values, stored, high, ybr}: Uint8Array or Uint16Array of rows · columns · samples, without their sign.
