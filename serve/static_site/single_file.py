@@ -97,7 +97,7 @@ def _require_own(file: Path) -> None:
         OutputError: with what is there.
     """
     if file.suffix.lower() not in _SUFFIXES:
-        raise OutputError("the name of a single page must end in .html", path=file, fix=f"use -o {file.name}.html")
+        raise OutputError("the name of a single page must end in .html", path=file, fix=f"use -o {file}.html")
     if not os.path.lexists(file):
         return
     is_own = False
