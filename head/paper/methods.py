@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from xfeat.featurize.audit.stored import FOUND, NONE_FOUND
 from xfeat.featurize.cache.columns import Correction, describe_corrections
 from xfeat.featurize.text import printable
 from xfeat.head.evaluation.subgroups import FEW_PATIENTS
@@ -78,6 +79,7 @@ def _values(material: Material) -> dict[str, Any]:
         "parts": _parts(material) if material.kind == RUN else [],
         "data_name": PurePath(facts["cache"]["data_root"]).name,
         "corrections": describe_corrections(Correction(*row) for row in facts["cache"].get("corrections", [])),
+        "verdicts": _verdicts(facts["audit"]),
         "elsewhere": material.elsewhere,
         "features": material.feature_spec,
         "pixels": material.feature_spec.preprocess,
@@ -105,6 +107,13 @@ def _parts(material: Material) -> list[dict[str, Any]]:
         }
         for part, found in facts["metrics"].items()
     ]
+
+
+def _verdicts(audit: Mapping[str, Any] | None) -> dict[str, str]:
+    """Return those of an audit, none without one; an audit of version 0.1 asked for leakage alone."""
+    if not audit or not audit["audited"]:
+        return {}
+    return dict(audit.get("verdicts") or {"leakage": NONE_FOUND if audit["passed"] else FOUND})
 
 
 def _of_patients(images: int, patients: int) -> str:

@@ -116,6 +116,14 @@ FACTS: dict[str, tuple[dict[str, Any], str]] = {
         {"audit": {"audited": True, "passed": False, "verdicts": {"leakage": "found", "shortcuts": "none found"}}},
         "leakage found, shortcuts none found",
     ),
+    "audit of version 0.1": (
+        {"audit": {"audited": True, "passed": True}},
+        "An automatic audit of the features: leakage none found.",
+    ),
+    "calibration of version 0.1": (
+        {"calibration": {"note": ""}, "temperature": 2.5},
+        "2.5 (fitted on the validation images",
+    ),
     "name in Markdown": (
         {"operating_point": {"positive": "a*b*_c_$d$<i>", "threshold": 0.25, "chosen_on": "a given number"}},
         r"“a\*b\*\_c\_\$d\$\<i\>” if its probability was 0.25 or more",
