@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
-import os
 import secrets
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -84,10 +83,9 @@ def gather(
     """
     entries = [dataset.entries[row] for row in rows]
     extra = {name: column.take(rows) for name, column in tables.items()}
-    taken = {name.casefold() for name in extra}
-    wanted = [
-        name for name in DICOM_COLUMNS if dataset.column_kinds.get(name) != "ignore" and name.casefold() not in taken
-    ]
+    before = old.extra if old is not None else {}
+    taken, kinds = {name.casefold() for name in extra}, dataset.column_kinds
+    wanted = [name for name in DICOM_COLUMNS if kinds.get(name) != "ignore" and name.casefold() not in taken]
     dicom = _dicom_columns(dataset, [entry.path for entry in entries], wanted, sha256, source, old)
     extra |= dicom
     groups = [entry.group for entry in entries]
@@ -95,16 +93,11 @@ def gather(
         groups = _patients(dicom[PATIENT].texts())
     regrouped = {each.path: each.value for each in dataset.corrections if each.action == GROUP}
     groups = [regrouped.get(entry.path, group) for entry, group in zip(entries, groups, strict=True)]
-    _say_what_is_gone(old, extra)
-    return Gathered(extra, groups)
-
-
-def _say_what_is_gone(old: FeatureCache | None, extra: Mapping[str, ExtraColumn]) -> None:
-    gone = {name: old.extra[name].source for name in old.extra if name not in extra} if old is not None else {}
-    if gone:
-        sources = listed(sorted({source.partition(",")[0] for source in gone.values()}))
+    if gone := [name for name in before if name not in extra]:
+        sources = listed(sorted({before[name].source.partition(",")[0] for name in gone}))
         fix = "to keep them, give that table again: xfeat featurize … --metadata"
         logger.warning("columns that the cache had from %s are no longer in it: %s; %s", sources, listed(gone), fix)
+    return Gathered(extra, groups)
 
 
 def with_patients(dataset: Dataset) -> Dataset:
@@ -149,16 +142,14 @@ def _dicom_columns(
     key = patient_key()
     origin = f"{_DICOM}, key {hashlib.sha256(key).hexdigest()[:8]}, {'+'.join(wanted)}"
     known = _known(old, origin)
-    cells = {name: [""] * len(paths) for name in wanted}
+    tags: list[dict[str, str]] = [{}] * len(paths)
     for number in possible:
         found = known.get(sha256[number])
-        if found is None:
-            found = _tags(source, paths[number], key)
-        for name in wanted:
-            cells[name][number] = found.get(name, "")
+        tags[number] = _tags(source, paths[number], key) if found is None else found
     columns = {}
-    for name, texts in cells.items():
+    for name in wanted:
         kind = dataset.column_kinds.get(name) or _KINDS.get(name, "")
+        texts = [found.get(name, "") for found in tags]
         column = typed_column(name, texts, kind=kind, source=origin).column
         if column is not None:
             columns[name] = column
@@ -167,15 +158,12 @@ def _dicom_columns(
 
 def _known(old: FeatureCache | None, origin: str) -> dict[str, dict[str, str]]:
     """Return what an earlier run found in files, by their content; nothing if it looked for other tags."""
-    columns = (
-        {name: old.extra[name] for name in old.extra if old.extra[name].source == origin} if old is not None else {}
-    )
-    if old is None or not columns:
+    columns = [(name, old.extra[name]) for name in old.extra] if old is not None else []
+    texts = {name: column.texts() for name, column in columns if column.source == origin}
+    if old is None or not texts:
         return {}
-    texts = {name: column.texts() for name, column in columns.items()}
-    return {
-        content: {name: values[row] for name, values in texts.items()} for row, content in enumerate(old.columns.sha256)
-    }
+    rows = zip(*texts.values(), strict=True)
+    return {sha256: dict(zip(texts, row, strict=True)) for sha256, row in zip(old.columns.sha256, rows, strict=True)}
 
 
 def _may_be_dicom(path: str) -> bool:
@@ -214,7 +202,6 @@ def patient_key() -> bytes:
         if len(key := file.read_bytes()) >= _KEY_BYTES:
             return key
     with replacing(file, elsewhere="set XFEAT_CACHE_DIR to another folder") as partial:
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as opened:
-            opened.write(secrets.token_bytes(_KEY_BYTES))
+        partial.touch(0o600, exist_ok=False)
+        partial.write_bytes(secrets.token_bytes(_KEY_BYTES))
     return file.read_bytes()  # of another process, if that was later

@@ -6,6 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from datetime import date, timedelta
 from itertools import islice
 from typing import Any, NamedTuple
@@ -62,24 +63,29 @@ def typed_column(name: str, cells: Sequence[str], *, kind: str = "", source: str
         return Typed(None, ["no value in any row; left out"])
     notes = []
     if words:
-        read_as = ", ".join(f"{quote(word)} ({count})" for word, count in words.items())
-        notes.append(f"read as unknown: {read_as}")
+        notes.append("read as unknown: " + ", ".join(f"{quote(word)} ({count})" for word, count in words.items()))
     unknown = len(cells) - sum(known.values())
     if 2 * unknown >= len(cells):
         notes.append(f"unknown in {unknown} of {len(cells)} rows")
     if len(known) == 1 and len(cells) > 1:
         notes.append("the same value in every row that has one")
     column, more = _as_asked(name, known, kind) if kind else _as_found(name, known)
-    if isinstance(column, str):  # category or text
-        width = max(len(text.encode("utf-8", "replace")) for text in known)
-        if column == "text" and (width > MAX_TEXT_BYTES or width * len(cells) > _MAX_COLUMN_BYTES):
+    notes += more
+    if isinstance(column, tuple):
+        values, read = column
+        unit, missing = ("datetime64[D]", None) if read == "date" else ("f8", np.nan)
+        made = ExtraColumn(read, np.array([values.get(text, missing) for text in cells], unit))
+    elif column == "text":
+        encoded = {text: text.encode("utf-8", "replace") for text in known}
+        width = max(map(len, encoded.values()))
+        if width > MAX_TEXT_BYTES or width * len(cells) > _MAX_COLUMN_BYTES:
             return Typed(None, [f"texts of up to {width:,} bytes are too long for a cache; left out"])
-        made = _categories(cells, known) if column == "category" else _texts(cells, known)
+        made = ExtraColumn("text", np.array([encoded.get(text, b"") for text in cells], "S"))
     else:
-        made = _parsed(cells, *column)
-    if made.kind == "category" and len(made.names) < len(known):
-        more = [*more, "capitals do not count: " + _examples([text for text in known if text not in made.names])]
-    return Typed(made._replace(source=source), [*notes, *more])
+        made = _categories(cells, known)
+        if len(made.names) < len(known):
+            notes.append("capitals do not count: " + _examples([text for text in known if text not in made.names]))
+    return Typed(made._replace(source=source), notes)
 
 
 def years(age: str) -> float | None:
@@ -139,7 +145,7 @@ def _as_integers(name: str, known: _Known, values: dict[str, int]) -> _Choice:
 def _are_ids(name: str, numbers: list[int]) -> bool:
     lengths = {len(str(number)) for number in numbers}
     counted = len(numbers) >= _MANY_IDS and max(numbers) - min(numbers) == len(numbers) - 1
-    return bool(_ID_NAME.fullmatch(name)) or counted or (len(lengths) == 1 and lengths.pop() >= _ID_DIGITS)
+    return bool(_ID_NAME.fullmatch(name)) or counted or (len(lengths) == 1 and min(lengths) >= _ID_DIGITS)
 
 
 def _as_asked(name: str, known: _Known, kind: str) -> _Choice:
@@ -151,10 +157,8 @@ def _as_asked(name: str, known: _Known, kind: str) -> _Choice:
     forms = _NUMBERS if kind == "number" else {form: _DATES[form] for form in _ASKED[kind]}
     read = [{text: value for text in known if (value := parse(text)) is not None} for parse in forms.values()]
     counts = [sum(known[text] for text in values) for values in read]
-    best = read[counts.index(max(counts))]
-    if kind == "date" and any(
-        values != best for values, count in zip(read, counts, strict=True) if count == max(counts)
-    ):
+    best, *others = (values for values, count in zip(read, counts, strict=True) if count == max(counts))
+    if kind == "date" and any(values != best for values in others):
         return "text", [_two_readings(name, known)]
     if not best:
         return "text", [f"no value is a {kind} ({_examples(known)}): kept as text"]
@@ -221,8 +225,7 @@ def _examples(texts: Sequence[str] | _Known) -> str:
 def _all(known: _Known, parse: Callable[[str], Any]) -> dict[str, Any] | None:
     values = {}
     for text in known:
-        value = parse(text)
-        if value is None:
+        if (value := parse(text)) is None:
             return None
         values[text] = value
     return values
@@ -238,9 +241,7 @@ def _number(pattern: str, decimal: str = ".", thousands: str = "") -> Callable[[
 
     def parse(text: str) -> float | None:
         text = text.replace("\u2212", "-")
-        if not matches(text):
-            return None
-        value = float((text.replace(thousands, "") if thousands else text).replace(decimal, "."))
+        value = float(text.replace(thousands, "").replace(decimal, ".")) if matches(text) else math.inf
         return value if math.isfinite(value) else None
 
     return parse
@@ -259,15 +260,10 @@ def _date(pattern: str) -> Callable[[str], date | None]:
     matches = re.compile(pattern + _TIME, re.ASCII).fullmatch
 
     def parse(text: str) -> date | None:
-        found = matches(text)
-        if not found:
-            return None
-        parts = found.groupdict()
-        try:
-            day = date(int(parts["y"]), int(parts["m"]), int(parts["d"]))
-        except ValueError:
-            return None
-        return day if day.year in _YEARS else None
+        if (found := matches(text)) and int(found["y"]) in _YEARS:
+            with suppress(ValueError):  # no such day
+                return date(int(found["y"]), int(found["m"]), int(found["d"]))
+        return None
 
     return parse
 
@@ -291,18 +287,7 @@ _ASKED = {
 }
 
 
-# Arrays
-
-
-def _parsed(cells: Sequence[str], values: dict[str, Any], kind: str) -> ExtraColumn:
-    if kind == "date":
-        return ExtraColumn(kind, np.array([values.get(text) for text in cells], "datetime64[D]"))
-    return ExtraColumn(kind, np.array([values.get(text, np.nan) for text in cells], np.float64))
-
-
-def _texts(cells: Sequence[str], known: _Known) -> ExtraColumn:
-    encoded = {text: text.encode("utf-8", "replace") for text in known}
-    return ExtraColumn("text", np.array([encoded.get(text, b"") for text in cells], "S"))
+# Categories
 
 
 def _categories(cells: Sequence[str], known: _Known) -> ExtraColumn:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from xfeat.featurize.datasets.column_choice import ColumnChoice
 from xfeat.featurize.datasets.tables import read_table
 from xfeat.featurize.errors import ArgumentError
-from xfeat.featurize.sources.image_source import FileState
 
 if TYPE_CHECKING:
     import pandas
@@ -35,8 +34,8 @@ def manifest_of(frame: pandas.DataFrame, choice: ColumnChoice) -> tuple[Path, by
     if any(frame.index.names):
         frame = frame.reset_index()
     content = frame.convert_dtypes().to_csv(index=False).encode("utf-8", "surrogateescape")
-    others, state = ("label", "split", "group"), FileState(0, 0, 0)
-    table = read_table(Path(NAME), ("path",), others, choice=choice, further=False, read=lambda _: (content, state))
+    others = ("label", "split", "group")
+    table = read_table(Path(NAME), ("path",), others, choice=choice, further=False, content=content)
     paths = [row.path for row in table.rows]
     together = paths and all(map(os.path.isabs, paths))
     root = os.path.commonpath([os.path.dirname(path) for path in paths]) if together else os.getcwd()

@@ -17,14 +17,14 @@ from xfeat.featurize.datasets.image_files import (
     Listing,
     TableColumn,
     choose_images,
-    count_classes,
+    count_splits,
 )
 from xfeat.featurize.datasets.structure import read_structure, split_of, unify_spelling
 from xfeat.featurize.datasets.tables import NO_VALUE, choose_columns
 from xfeat.featurize.errors import DataError
 from xfeat.featurize.sources.containers import is_container
 from xfeat.featurize.sources.image_source import ImageSource, Records
-from xfeat.featurize.text import listed, quote
+from xfeat.featurize.text import count_of, listed, quote
 from xfeat.featurize.urls import Root, Url, root_of
 
 _MAGIC = re.compile(r"[*?{]")
@@ -68,9 +68,8 @@ def match_shards(root: Root, pattern: str, names: Sequence[str]) -> list[str]:
         elif each in there:
             found.append(each)
         else:
-            raise DataError(
-                "a shard is missing", path=root / each, expected=f"all of {pattern}", fix="check the pattern"
-            )
+            expected = f"all of {pattern}"
+            raise DataError("a shard is missing", path=root / each, expected=expected, fix="check the pattern")
     if others := [name for name in found if not is_container(name)]:
         raise DataError(
             "the pattern names files that are no shards",
@@ -93,20 +92,16 @@ def _expanded(root: Root, pattern: str) -> list[str]:
     pieces: list[list[str]] = []
     end, count = 0, 1
     for found in _BRACES.finditer(pattern):
-        span = re.fullmatch(r"(\d+)\.\.(\d+)", found[1])
-        if span:
+        choices = found[1].split(",")
+        if span := re.fullmatch(r"(\d+)\.\.(\d+)", found[1]):
             first, last = sorted((int(span[1]), int(span[2])))
-            count *= last - first + 1
-            choices = range(first, min(last, first + _MOST_SHARDS) + 1)
-            pieces += [[pattern[end : found.start()]], [f"{number:0{len(span[1])}d}" for number in choices]]
-        else:
-            pieces += [[pattern[end : found.start()]], found[1].split(",")]
-            count *= len(pieces[-1])
-        end = found.end()
+            numbers = range(first, min(last, first + _MOST_SHARDS) + 1)
+            choices = [f"{number:0{len(span[1])}d}" for number in numbers]
+        pieces += [[pattern[end : found.start()]], choices]
+        end, count = found.end(), count * len(choices)
         if count > _MOST_SHARDS:
-            raise DataError(
-                f"the pattern names more than {_MOST_SHARDS:,} shards", path=root / pattern, fix="check the pattern"
-            )
+            what = f"the pattern names more than {_MOST_SHARDS:,} shards"
+            raise DataError(what, path=root / pattern, fix="check the pattern")
     return ["".join(parts) for parts in product(*pieces, [pattern[end:]])]
 
 
@@ -148,7 +143,7 @@ def _from_folders(root: Root, containers: Mapping[str, ImageSource], layout: str
     images = [image._replace(path=paths[image.path]) for image in listing.images]
     left_out += [(paths[name], reason) for name, reason in listing.left_out]
     doubts = dict.fromkeys(doubt for source in containers.values() for doubt in source.doubts)
-    text = f"{listing.text}, in {len(containers)} archive{'s' * (len(containers) != 1)}"
+    text = f"{listing.text}, in {count_of(len(containers), 'archive')}"
     return replace(listing, images=images, text=text, left_out=left_out, notes=[*doubts, *listing.notes])
 
 
@@ -158,12 +153,13 @@ def _from_records(
     records: Mapping[str, Records | None],
     choice: ColumnChoice,
 ) -> Listing:
-    header = list(dict.fromkeys(name for each in records.values() if each for name in each.columns))
-    ready = {each.labels for each in records.values() if each and each.labels}
+    known = [each for each in records.values() if each]
+    header = list(dict.fromkeys(name for each in known for name in each.columns))
+    ready = {each.labels for each in known if each.labels}
     roles = choose_columns(root, header, [], ["split", "group"] if ready else ["label", "split", "group"], [], choice)
     if ready:
         roles["label"] = header.index(min(ready))
-    elif "label" not in roles and "txt" in header and _are_classes(records):
+    elif "label" not in roles and "txt" in header and _are_classes(known):
         roles["label"] = header.index("txt")
     further, renamed = further_names(header, roles, choice)
     images: list[ListedImage] = []
@@ -188,14 +184,11 @@ def _from_records(
     if any(image.label for image in images):
         left_out += [(image.path, "no label in the table") for image in images if not image.label]
         images = [image for image in images if image.label]
-    spelling, unified = unify_spelling({(image.split, image.label) for image in images})
-    images = [image._replace(label=spelling[image.label]) for image in images]
-    splits = len({image.split for image in images} - {""})
+    images, unified = unify_spelling(images)
     where = f"{root.name} says" if "" in containers else f"{len(containers)} files say"
-    text = f"{splits} split{'s' * (splits != 1)} × " * bool(splits) + f"{count_classes(images)}, as {where}"
     used = ", ".join(f"{role}: {header[at]}" for role, at in roles.items())
+    text = f"{count_splits(images)}, as {where}" + f" ({used})" * bool(used)
     columns = tuple(TableColumn(name, root.name) for name in further.values())
-    text += f" ({used})" * bool(used)
     return Listing(images, text, left_out, [*dict.fromkeys(notes), *unified], "", columns, tuple(header))
 
 
@@ -210,9 +203,9 @@ def _split_of_shard(place: str) -> str:
     return split_of(_SHARD_NUMBER.sub("", stem))
 
 
-def _are_classes(records: Mapping[str, Records | None]) -> bool:
+def _are_classes(records: Sequence[Records]) -> bool:
     """Tell whether texts beside images are classes, and no captions: most images share theirs with others."""
-    texts = [text for each in records.values() if each for text in each.columns.get("txt", ()) if text]
+    texts = [text for each in records for text in each.columns.get("txt", ()) if text]
     return len(set(texts)) <= max(2, _CLASS_SHARE * len(texts)) and all(len(text) <= _MAX_LABEL for text in texts)
 
 

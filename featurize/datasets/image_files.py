@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import PurePosixPath
@@ -12,6 +12,7 @@ from posixpath import splitext
 from typing import Any, NamedTuple
 
 from xfeat.featurize.images.file_kinds import HEAD_BYTES, image_kind
+from xfeat.featurize.text import count_of
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif"})
 IMAGE_SUFFIXES |= {".jp2", ".jpg2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".avif", ".pgm", ".ppm", ".pnm", ".pbm"}
@@ -159,7 +160,13 @@ def _masks(images: list[str]) -> set[str]:
 def count_classes(images: Iterable[ListedImage]) -> str:
     """Return ``2 classes``, ``1 class`` or ``no classes``."""
     number = len({image.label for image in images if image.label})
-    return f"{number} class{'es' * (number != 1)}" if number else "no classes"
+    return count_of(number, "class", "classes") if number else "no classes"
+
+
+def count_splits(images: Collection[ListedImage]) -> str:
+    """Return ``3 splits × 2 classes``, and without splits :func:`count_classes` alone."""
+    number = len({image.split for image in images if image.split})
+    return f"{count_of(number, 'split')} × " * bool(number) + count_classes(images)
 
 
 def count_left_out(left_out: LeftOut) -> dict[str, Any]:

@@ -23,8 +23,8 @@ from xfeat.featurize.datasets.image_files import (
 from xfeat.featurize.datasets.manifest import read_group_table, read_manifest
 from xfeat.featurize.datasets.metadata import join_metadata
 from xfeat.featurize.datasets.structure import read_structure
-from xfeat.featurize.datasets.tables import TABLE_SUFFIXES
-from xfeat.featurize.errors import DataError, ImageError, SpecError
+from xfeat.featurize.datasets.tables import TABLE_SUFFIXES, read_content
+from xfeat.featurize.errors import DataError, SpecError
 from xfeat.featurize.sources.containers import Folder, is_container
 from xfeat.featurize.sources.image_source import ImageSource
 from xfeat.featurize.sources.opening import open_source
@@ -246,10 +246,7 @@ def remote_table(url: Url) -> tuple[ImageSource, bytes]:
             fix="download the table and the images",
         )
     folder = open_source(url.parent)
-    try:
-        return folder, folder.read(url.name)[0]
-    except ImageError as error:
-        raise DataError(error.what, path=url, fix="check the address") from error
+    return folder, read_content(url, folder.read, url.name)
 
 
 def _read_source(root: Root, source: ImageSource, layout: str | None, pattern: str, choice: ColumnChoice) -> Listing:
@@ -325,5 +322,5 @@ def _with_own_groups(listing: Listing, root: Root, source: ImageSource) -> Listi
     table = cast(Path, root / name)  # of an address, which is only shown: the source reads it
     logger.info("groups are read from %s", table)
     images = [image.path.removeprefix(folder) for image in listing.images]
-    group_of, _ = read_group_table(table, images, table.parent, read=lambda _: source.read(name))
+    group_of, _ = read_group_table(table, images, table.parent, content=read_content(table, source.read, name))
     return _with_groups(listing, root, {folder + path: group for path, group in group_of.items()}, str(table))

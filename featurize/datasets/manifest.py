@@ -19,11 +19,11 @@ from xfeat.featurize.datasets.image_files import (
     count_classes,
 )
 from xfeat.featurize.datasets.structure import splits_of, unify_spelling
-from xfeat.featurize.datasets.tables import Read, Table, TableRow, name_lines, read_table
+from xfeat.featurize.datasets.tables import Table, TableRow, name_lines, read_table
 from xfeat.featurize.errors import DataError
-from xfeat.featurize.sources.folder import FolderSource, read_file
-from xfeat.featurize.sources.image_source import FileState, ImageSource
-from xfeat.featurize.text import quote
+from xfeat.featurize.sources.folder import FolderSource
+from xfeat.featurize.sources.image_source import ImageSource
+from xfeat.featurize.text import count_of, quote
 from xfeat.featurize.urls import is_url
 
 logger = logging.getLogger(__name__)
@@ -32,10 +32,7 @@ _NO_ADDRESS = "write paths relative to the table, and put the table beside the i
 
 
 def read_manifest(
-    path: Path,
-    choice: ColumnChoice = AS_WRITTEN,
-    content: bytes | None = None,
-    folder: ImageSource | None = None,
+    path: Path, choice: ColumnChoice = AS_WRITTEN, content: bytes | None = None, folder: ImageSource | None = None
 ) -> Listing:
     """Read a table with one image per row.
 
@@ -51,7 +48,7 @@ def read_manifest(
     Raises:
         DataError: if the table cannot be read, names files in no clear way, or contradicts itself; lines are named.
     """
-    table = read_table(path, ("path", "label"), ("split", "group"), choice=choice, read=_reader(content))
+    table = read_table(path, ("path", "label"), ("split", "group"), choice=choice, content=content)
     rows, left_out = _labelled(table)
     splits, unknown = splits_of(path, table.columns.get("split", ""), [row.split for row in rows])
     fix = "use train, valid or test, or leave the value empty"
@@ -61,12 +58,10 @@ def read_manifest(
         ListedImage(file, row.label, split, row.group, row.further)
         for file, row, split in zip(paths, rows, splits, strict=True)
     ]
-    images = _once(table, rows, listed)
-    spelling, notes = unify_spelling({(image.split, image.label) for image in images})
-    images = [image._replace(label=spelling[image.label]) for image in images]
+    images, notes = unify_spelling(_once(table, rows, listed))
     used = {use: name for use, name in table.columns.items() if use != "split" or any(splits)}
     renamed = ", ".join(f"{use}: {name}" for use, name in used.items() if name.casefold() != use)
-    rows_read = f"{len(images)} row{'s' * (len(images) != 1)} of {path.name}{f' ({renamed})' if renamed else ''}"
+    rows_read = f"{count_of(len(images), 'row')} of {path.name}" + f" ({renamed})" * bool(renamed)
     return Listing(
         images,
         f"{rows_read}, {count_classes(images)}",
@@ -78,10 +73,7 @@ def read_manifest(
 
 
 def read_paths(
-    path: Path,
-    choice: ColumnChoice = AS_WRITTEN,
-    content: bytes | None = None,
-    folder: ImageSource | None = None,
+    path: Path, choice: ColumnChoice = AS_WRITTEN, content: bytes | None = None, folder: ImageSource | None = None
 ) -> tuple[list[str], list[str]]:
     """Read the images that a table names, one per row, whatever else it says of them; arguments as above.
 
@@ -92,7 +84,7 @@ def read_paths(
     Raises:
         DataError: if the table cannot be read, has no rows, or names files in no clear way or none that is there.
     """
-    table = read_table(path, ("path",), choice=choice, further=False, read=_reader(content))
+    table = read_table(path, ("path",), choice=choice, further=False, content=content)
     if not table.rows:
         raise DataError("no images found", path=path, found="no rows", fix="give each image a row")
     _refuse_without_path(table)
@@ -103,7 +95,7 @@ def read_paths(
 
 
 def read_group_table(
-    path: Path, images: Sequence[str], root: Path, choice: ColumnChoice = AS_WRITTEN, *, read: Read = read_file
+    path: Path, images: Sequence[str], root: Path, choice: ColumnChoice = AS_WRITTEN, content: bytes | None = None
 ) -> tuple[dict[str, str], list[str]]:
     """Read a table of groups, such as patients.
 
@@ -112,7 +104,7 @@ def read_group_table(
         images: of the data set, relative to ``root``.
         root: the folder that paths in the table are relative to.
         choice: what the user says of the columns.
-        read: returns the content of the file, for one in an archive.
+        content: of a file that is elsewhere, such as in an archive.
 
     Returns:
         Path to group, for the images that the table names; and the names of its columns.
@@ -120,7 +112,7 @@ def read_group_table(
     Raises:
         DataError: if the table cannot be read, a name fits several images, or an image has two groups.
     """
-    table = read_table(path, ("path", "group"), choice=choice, further=False, read=read)
+    table = read_table(path, ("path", "group"), choice=choice, further=False, content=content)
     found = _find(table, table.rows, root, set(images).__contains__, lambda: images)
     strangers = [row for row, file in zip(table.rows, found, strict=True) if not file]
     if len(strangers) < len(table.rows):
@@ -131,10 +123,6 @@ def read_group_table(
 
 
 # Rows
-
-
-def _reader(content: bytes | None) -> Read:
-    return read_file if content is None else lambda _: (content, FileState(0, 0, 0))
 
 
 def _named(rows: Iterable[TableRow], column: str) -> str:
@@ -159,13 +147,8 @@ def _refuse_without_path(table: Table) -> None:
 def _labelled(table: Table) -> tuple[list[TableRow], LeftOut]:
     """Divide the rows into those with one label, and what is left out for want of one."""
     _refuse_without_path(table)
-    _refuse(
-        table,
-        _with_several_labels(table.rows),
-        "label",
-        "has several labels in one cell",
-        "give each image one label, or remove these lines",
-    )
+    fix = "give each image one label, or remove these lines"
+    _refuse(table, _with_several_labels(table.rows), "label", "has several labels in one cell", fix)
     without = [row for row in table.rows if not row.label]
     _warn(table, without, f"no label in {len(without)} of {len(table.rows)} rows")
     if len(without) == len(table.rows):
@@ -176,13 +159,10 @@ def _labelled(table: Table) -> tuple[list[TableRow], LeftOut]:
 
 def _with_several_labels(rows: list[TableRow]) -> list[TableRow]:
     """Return the rows such as ``cat|dog``, and ``cat, dog`` or ``['cat', 'dog']`` where these are classes elsewhere."""
-    parts_of = {
-        label: [part.strip(" []'\"") for part in re.split(r"[,;|]", label)] for label in {row.label for row in rows}
-    }
+    labels = {row.label for row in rows}
+    parts_of = {label: [part.strip(" []'\"") for part in re.split(r"[,;|]", label)] for label in labels}
     single = {parts[0] for parts in parts_of.values() if len(parts) == 1}
-    several = {
-        label for label, parts in parts_of.items() if "|" in label or (len(parts) > 1 and single.issuperset(parts))
-    }
+    several = {label for label, parts in parts_of.items() if len(parts) > 1 and ("|" in label or single >= set(parts))}
     return [row for row in rows if row.label in several]
 
 

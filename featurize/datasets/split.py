@@ -41,13 +41,12 @@ class SplitSpec(Spec):
     link: bool = False
 
     def __post_init__(self) -> None:
+        ratios = self.ratios
         expected = "three numbers such as 60,20,20: train above 0, the others 0 or more"
-        good = len(self.ratios) == 3 and all(np.isfinite(self.ratios)) and min(self.ratios) >= 0 and self.ratios[0] > 0
-        require(good, "invalid ratios", expected=expected, found=self.ratios)
-        require(
-            np.isfinite(sum(self.ratios)), "ratios too large", expected="shares such as 60,20,20", found=self.ratios
-        )
-        require(sum(self.ratios[1:]) > 0, "nothing to split", expected="valid or test above 0", found=self.ratios)
+        good = len(ratios) == 3 and all(np.isfinite(ratios)) and min(ratios) >= 0 and ratios[0] > 0
+        require(good, "invalid ratios", expected=expected, found=ratios)
+        require(np.isfinite(sum(ratios)), "ratios too large", expected="shares such as 60,20,20", found=ratios)
+        require(sum(ratios[1:]) > 0, "nothing to split", expected="valid or test above 0", found=ratios)
         require(self.seed >= 0, "the seed must not be negative", expected="0 or more", found=self.seed)
 
 
@@ -163,8 +162,7 @@ def assign_splits(labels: NDArray[np.int32], groups: NDArray[np.int64], spec: Sp
 
 
 def _check_source(dataset: Dataset) -> None:
-    unlabelled = sum(entry.label == NO_LABEL for entry in dataset.entries)
-    if unlabelled:
+    if unlabelled := sum(entry.label == NO_LABEL for entry in dataset.entries):
         raise DataError(
             f"images without a class: {unlabelled} of {len(dataset.entries)}",
             path=dataset.table or dataset.root,
@@ -175,12 +173,8 @@ def _check_source(dataset: Dataset) -> None:
 
 def _check_target(dataset: Dataset, output: Path) -> None:
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise OutputError(
-            "the output folder is not empty",
-            path=output,
-            expected="a new or empty folder",
-            fix="choose another, or delete this one",
-        )
+        fix = "choose another, or delete this one"
+        raise OutputError("the output folder is not empty", path=output, expected="a new or empty folder", fix=fix)
     if isinstance(dataset.root, Path) and output.resolve().is_relative_to(dataset.root.resolve()):
         raise OutputError(
             "the output folder is inside the data set",
@@ -195,11 +189,8 @@ def _hash_files(dataset: Dataset, source: ImageSource, step: Callable[[int], Non
         try:
             return hashlib.sha256(source.read(entry.path)[0]).hexdigest()
         except ImageError as error:
-            raise DataError(
-                error.what,
-                path=dataset.root / entry.path,
-                fix="fix or remove the file, or take its line out of the CSV file",
-            ) from error
+            fix = "fix or remove the file, or take its line out of the CSV file"
+            raise DataError(error.what, path=dataset.root / entry.path, fix=fix) from error
 
     hashes = []
     with ThreadPoolExecutor() as pool:
@@ -213,8 +204,8 @@ def _check_classes(
     dataset: Dataset, labels: NDArray[np.int32], groups: NDArray[np.int64], splits: NDArray[np.uint8], spec: SplitSpec
 ) -> None:
     parts = sum(ratio > 0 for ratio in spec.ratios)
-    groups_of = {name: len(np.unique(groups[labels == code])) for code, name in enumerate(dataset.class_names)}
     if len(set(zip(splits.tolist(), labels.tolist(), strict=True))) < parts * len(np.unique(labels)):
+        groups_of = {name: len(np.unique(groups[labels == code])) for code, name in enumerate(dataset.class_names)}
         raise DataError(
             "too few groups for every class in every split",
             path=dataset.table or dataset.root,

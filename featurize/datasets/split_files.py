@@ -7,7 +7,7 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -107,10 +107,14 @@ def write_split(
             step(number)
         if link and linked < len(images):
             logger.warning("cannot link to files in %s: %d files were copied", dataset.root, len(images) - linked)
-        if any(image.group for image in images):
-            _write_groups(partial / GROUPS_FILE, dataset, images)
+        if grouped := [image for image in images if image.group]:
+            labels = dataset.class_names
+            rows = [(name_as_text(path), labels[entry.label], name_as_text(group)) for entry, path, _, group in grouped]
+            _write_table(partial / GROUPS_FILE, ("path", "label", "group"), rows)
         if dataset.columns:
-            _write_columns(partial / COLUMNS_FILE, dataset, images)
+            header = ("path", *(column.name for column in dataset.columns))
+            texts = [(name_as_text(image.path), *image.entry.further) for image in images]
+            _write_table(partial / COLUMNS_FILE, header, texts)
         if output.exists():
             output.rmdir()
         os.rename(partial, output)
@@ -137,20 +141,6 @@ def _place_file(source: Path, target: Path, link: bool) -> bool:
     return False
 
 
-def _write_groups(path: Path, dataset: Dataset, images: list[PlacedImage]) -> None:
+def _write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("path", "label", "group"))
-        writer.writerows(
-            (name_as_text(image.path), dataset.class_names[image.entry.label], name_as_text(image.group))
-            for image in images
-            if image.group
-        )
-
-
-def _write_columns(path: Path, dataset: Dataset, images: list[PlacedImage]) -> None:
-    """Write the texts of further columns, under the new paths."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("path", *(column.name for column in dataset.columns)))
-        writer.writerows((name_as_text(image.path), *image.entry.further) for image in images)
+        csv.writer(file, lineterminator="\n").writerows([header, *rows])

@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from xfeat.featurize.datasets.image_files import ListedImage, Listing, count_classes
+from xfeat.featurize.datasets.image_files import ListedImage, Listing, count_splits
 from xfeat.featurize.errors import DataError
 from xfeat.featurize.text import listed
 from xfeat.featurize.urls import Root
@@ -108,35 +108,32 @@ def _labelled(names: list[str], found: _Found, above: str) -> Listing:
     if any(labels.values()):
         left_out += [(name, "in no class folder") for name, label in labels.items() if not label]
         labels = {name: label for name, label in labels.items() if label}
-    chosen, notes = unify_spelling({(found[name][0], label) for name, label in labels.items()})
-    images = [ListedImage(name, chosen[label], found[name][0]) for name, label in labels.items()]
-    splits = len({image.split for image in images if image.split})
-    text = f"{splits} split{'s' * (splits != 1)} × " if splits else ""
-    text += count_classes(images) + (f", in {above}" if above else "")
+    images, notes = unify_spelling([ListedImage(name, label, found[name][0]) for name, label in labels.items()])
+    text = count_splits(images) + (f", in {above}" if above else "")
     return Listing(images, text, left_out, notes, above)
 
 
-def unify_spelling(labels: set[tuple[str, str]]) -> tuple[dict[str, str], list[str]]:
+def unify_spelling(images: list[ListedImage]) -> tuple[list[ListedImage], list[str]]:
     """Unify classes that differ in case between splits; in one folder they are classes of their own.
 
     Args:
-        labels: the splits and the classes in them.
+        images: with their splits and classes.
 
     Returns:
-        The name to take for each class, and what to say of it.
+        The images with the name to take for their class, and what to say of it.
     """
-    splits_of: defaultdict[str, defaultdict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
-    for split, label in labels:
-        splits_of[label.casefold()][label].add(split)
+    places: defaultdict[str, defaultdict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for split, label in {(image.split, image.label) for image in images}:
+        places[label.casefold()][label].add(split)
     chosen, notes = {}, []
-    for spellings in splits_of.values():
+    for spellings in places.values():
         beside = any(spellings[one] & spellings[other] for one in spellings for other in spellings if one < other)
         first = min(spellings, key=lambda label: ("train" not in spellings[label], label))
         if len(spellings) > 1:
             what = "are classes of their own" if beside else f"are one class, {first}"
             notes.append(f"{listed(sorted(spellings))} differ only in upper and lower case: they {what}")
         chosen.update({label: label if beside else first for label in spellings})
-    return chosen, sorted(notes)
+    return [image._replace(label=chosen[image.label]) for image in images], sorted(notes)
 
 
 # Which folders are what

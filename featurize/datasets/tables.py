@@ -18,7 +18,7 @@ from xfeat.featurize.errors import DataError, ImageError
 from xfeat.featurize.sources.folder import read_file
 from xfeat.featurize.sources.image_source import MAX_FILE_BYTES, FileState
 from xfeat.featurize.text import LONGEST_QUOTE, first_ten, listed, quote
-from xfeat.featurize.urls import Root
+from xfeat.featurize.urls import Root, Url
 
 logger = logging.getLogger(__name__)
 
@@ -68,10 +68,6 @@ _MANY_ROWS, _MIN_ROW_CHARACTERS = 500_000, 12
 _LINES_NAMED = 5
 
 
-Read = Callable[[Path], tuple[bytes, FileState]]
-"""Returns the content of a file, and its state, which does not matter here."""
-
-
 class TableRow(NamedTuple):
     """A row of a table: the line of the file that it starts in, counted from 1, and its values; empty means none.
 
@@ -114,7 +110,7 @@ def read_table(
     literal: Sequence[str] = (),
     choice: ColumnChoice = AS_WRITTEN,
     further: bool = True,
-    read: Read = read_file,
+    content: bytes | None = None,
     said: set[str] | None = None,
 ) -> Table:
     """Read a table; its first line names the columns, and decides how they are separated.
@@ -126,17 +122,15 @@ def read_table(
         literal: the same, of columns that are called exactly so.
         choice: what the user says of the columns.
         further: read the other columns, too.
-        read: returns the content of the file, for one in an archive.
+        content: of a file that is elsewhere, such as in an archive.
         said: warnings that an earlier reading gave, which are not repeated; new ones are added.
 
     Raises:
         DataError: if it is no table, cannot be decoded, lacks a column, has two for one purpose, or a row is damaged.
     """
     said = set() if said is None else said
-    try:
-        content = read(path)[0]
-    except ImageError as error:
-        raise DataError(error.what, path=path, fix="check the path and its permissions") from error
+    if content is None:
+        content = read_content(path, read_file)
     if is_workbook(content):
         records, separator, characters = workbook_rows(path, content), ";", MAX_FILE_BYTES
     else:
@@ -174,12 +168,28 @@ def read_table(
                 fix="remove the rows that are repeated or name no image",
             )
     roles = {column: header[at] for column, at in columns.items()}
-    blank = [n for n, at in enumerate(names) if not header[at] and _says_nothing([row.further[n] for row in rows])]
-    if not blank:
-        return Table(path, roles, rows, header, list(names.values()))
-    left = [n for n in range(len(names)) if n not in blank]
-    rows = [row._replace(further=tuple(row.further[n] for n in left)) for row in rows]
+    left = [n for n, at in enumerate(names) if header[at] or not _says_nothing([row.further[n] for row in rows])]
+    if len(left) < len(names):
+        rows = [row._replace(further=tuple(row.further[n] for n in left)) for row in rows]
     return Table(path, roles, rows, header, [list(names.values())[n] for n in left])
+
+
+def read_content(path: Root, read: Callable[[str], tuple[bytes, FileState]], name: str = "") -> bytes:
+    """Return the content of a table.
+
+    Args:
+        path: of the table, for messages.
+        read: returns the content of a file, and its state.
+        name: that ``read`` takes, if it is not the path.
+
+    Raises:
+        DataError: if it cannot be read.
+    """
+    try:
+        return read(name or str(path))[0]
+    except ImageError as error:
+        fix = "check the address" if isinstance(path, Url) else "check the path and its permissions"
+        raise DataError(error.what, path=path, fix=fix) from error
 
 
 def name_lines(rows: Sequence[tuple[int, str]]) -> str:
@@ -208,18 +218,13 @@ def _decoded(path: Path, content: bytes, said: set[str]) -> str:
         text = content.decode(encoding or "utf-8")
     except UnicodeDecodeError as error:
         if encoding:
-            raise DataError(
-                f"damaged or cut short: not {encoding.upper()} as its first bytes say",
-                path=path,
-                found=f"{error.reason} at byte {error.start}",
-                fix=_SAVE_AS_CSV,
-            ) from error
+            what = f"damaged or cut short: not {encoding.upper()} as its first bytes say"
+            found = f"{error.reason} at byte {error.start}"
+            raise DataError(what, path=path, found=found, fix=_SAVE_AS_CSV) from error
         text = _decoded_as_latin_1(path, content, error.start, said)
     if "\0" in text:
-        line = _line_at(text, text.index("\0"))
-        raise DataError(
-            f"line {line} contains NUL bytes", path=path, found="a damaged or binary file", fix=_SAVE_AS_CSV
-        )
+        what = f"line {_line_at(text, text.index(chr(0)))} contains NUL bytes"
+        raise DataError(what, path=path, found="a damaged or binary file", fix=_SAVE_AS_CSV)
     return text.rstrip("\x1a")  # the end of a file in DOS
 
 
@@ -227,12 +232,8 @@ def _decoded_as_latin_1(path: Path, content: bytes, first_bad: int, said: set[st
     """Decode a table that is not UTF-8, and say so. Windows means CP1252 by Latin-1, which has letters more."""
     line = _line_at(content[:first_bad].decode("latin-1"), first_bad)
     if other := _NOT_ASCII.search(content.decode("utf-8", "ignore")):
-        raise DataError(
-            f"line {line} is not UTF-8, but other letters are ({other[0]})",
-            path=path,
-            expected="one encoding for the whole file",
-            fix=_SAVE_AS_CSV,
-        )
+        what = f"line {line} is not UTF-8, but other letters are ({other[0]})"
+        raise DataError(what, path=path, expected="one encoding for the whole file", fix=_SAVE_AS_CSV)
     try:
         text = content.decode("cp1252")
     except UnicodeDecodeError:
@@ -303,12 +304,8 @@ def _records(path: Path, text: str, separator: str, line: int = 0) -> Iterator[t
             start, read = line + reader.line_num + 1, 0
     except csv.Error as error:
         what = next((what for word, what in _TOO_LONG.items() if word in str(error)), "wrong quotation marks")
-        raise DataError(
-            f"line {start}: {what}",
-            path=path,
-            found=str(error),
-            fix="give each image one line; close a quotation mark that is open there, or write it twice inside a value",
-        ) from error
+        fix = "give each image one line; close a quotation mark that is open there, or write it twice inside a value"
+        raise DataError(f"line {start}: {what}", path=path, found=str(error), fix=fix) from error
 
 
 def _value(path: Path, line: int, cells: list[str], at: int, column: str) -> str:
@@ -317,12 +314,8 @@ def _value(path: Path, line: int, cells: list[str], at: int, column: str) -> str
         return value  # as the file system has it
     value = _plain(value)
     if column != "group" and ("\n" in value or "\r" in value):  # a group may come from a file's name, by --groups REGEX
-        raise DataError(
-            f"line {line}: the {column} goes over several lines",
-            path=path,
-            found=quote(value),
-            fix="close the quotation mark that is open there",
-        )
+        what, fix = f"line {line}: the {column} goes over several lines", "close the quotation mark that is open there"
+        raise DataError(what, path=path, found=quote(value), fix=fix)
     return "" if value.casefold() in NO_VALUE else value
 
 

@@ -324,12 +324,8 @@ def _npy_header(path: Path, name: str, member: IO[bytes]) -> tuple[tuple[int, ..
             fix="convert it before it is saved: numpy.array(values, dtype=str)",
         )
     if fortran and len(shape) > 1:
-        raise DataError(
-            f"the array {name} is stored by columns",
-            path=path,
-            expected="rows one after the other",
-            fix="save numpy.ascontiguousarray(features)",
-        )
+        what, fix = f"the array {name} is stored by columns", "save numpy.ascontiguousarray(features)"
+        raise DataError(what, path=path, expected="rows one after the other", fix=fix)
     return shape, dtype
 
 

@@ -104,6 +104,11 @@ class ImageSource(ABC):
         """Return a key: files are read fastest in its order."""
 
 
+def safe_name(name: str) -> str:
+    """Return a name from a container without what would lead out of its folder."""
+    return "/".join(part for part in name.split("/") if part not in ("", ".", ".."))
+
+
 def digest_mark(*told: object) -> int:
     """Return a change mark for what is told of a file."""
     return int.from_bytes(hashlib.blake2b(repr(told).encode(), digest_size=8).digest(), "little", signed=True)

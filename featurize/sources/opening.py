@@ -53,9 +53,5 @@ def refuse_pipes(path: Root) -> None:
         DataError: if it is a pipe, a socket or a device.
     """
     if not isinstance(path, Url) and path.exists() and not path.is_file() and not path.is_dir():
-        raise DataError(
-            "neither a folder nor a regular file",
-            path=path,
-            found="a pipe, socket or device",
-            fix="save its content in a file, and give that",
-        )
+        fix = "save its content in a file, and give that"
+        raise DataError("neither a folder nor a regular file", path=path, found="a pipe, socket or device", fix=fix)

@@ -9,6 +9,7 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from xfeat.featurize.errors import DataError, ImageError, MissingExtraError, XfeatError
@@ -23,6 +24,7 @@ from xfeat.featurize.sources.image_source import (
     ImageSource,
     Records,
     check_size,
+    safe_name,
 )
 from xfeat.featurize.system.time_limit import limited
 from xfeat.featurize.text import listed, quote
@@ -79,42 +81,40 @@ class ParquetSource(ImageSource):
         for field in schema:
             if field.name == self._column:
                 continue
-            if not (_is_scalar(field.type) or _is_labels(field, class_names)):
-                not_kept.append(field.name)
+            if _is_scalar(field.type) or _is_labels(field, class_names):
+                columns[field.name] = self._texts(field.name, class_names.get(field.name, []))
             else:
-                with _reading(self._file):
-                    values = self._table.read(columns=[field.name], use_threads=False).column(0).to_pylist()
-                if several := next((each for each in values if isinstance(each, list) and len(each) > 1), None):
-                    raise DataError(
-                        f"column {quote(field.name)} has several labels per row",
-                        path=self._file.path,
-                        expected="one label per image",
-                        found=quote(str(several)),
-                        fix="write a table with one label per row",
-                    )
-                names = class_names.get(field.name, [])
-                if names:
-                    self._check_numbers(field.name, values, names)
-                columns[field.name] = [_text(value, names) for value in values]
+                not_kept.append(field.name)
         if not_kept:
             self.doubts.append(f"not kept: {listed(map(quote, not_kept))} (nested columns, or further images)")
-        return Records(
-            list(self._row_of), columns, next((name for name in class_names if name in columns), ""), all_images=True
-        )
+        labels = next((name for name in class_names if name in columns), "")
+        return Records(list(self._row_of), columns, labels, all_images=True)
 
-    def _check_numbers(self, column: str, values: list[Any], names: list[str]) -> None:
-        """Refuse numbers of classes that have no name."""
-        numbers = [each[0] if isinstance(each, list) and each else each for each in values]
-        for row, number in enumerate(numbers):
-            is_number = isinstance(number, int | float) and number == number  # not NaN
-            if is_number and (number >= len(names) or number % 1):
+    def _texts(self, column: str, class_names: list[str]) -> list[str]:
+        """Return a column as text; refuse rows with several labels, and numbers of classes that have no name."""
+        with _reading(self._file):
+            values = self._table.read(columns=[column], use_threads=False).column(0).to_pylist()
+        for row, value in enumerate(values):
+            if isinstance(value, list):
+                if len(value) > 1:
+                    raise DataError(
+                        f"column {quote(column)} has several labels per row",
+                        path=self._file.path,
+                        expected="one label per image",
+                        found=quote(str(value)),
+                        fix="write a table with one label per row",
+                    )
+                value = values[row] = value[0] if value else None
+            is_number = isinstance(value, int | float) and value == value  # not NaN
+            if class_names and is_number and (value >= len(class_names) or value % 1):
                 raise DataError(
                     f"column {quote(column)} has the number of a class without a name",
                     path=self._file.path,
-                    expected=f"0 to {len(names) - 1}: {listed(map(quote, names))}",
-                    found=f"{number} in row {row}",
+                    expected=f"0 to {len(class_names) - 1}: {listed(map(quote, class_names))}",
+                    found=f"{value} in row {row}",
                     fix="write the table with the names of all classes, or with names in place of numbers",
                 )
+        return [_text(value, class_names) for value in values]
 
     def state(self, path: str) -> FileState | None:
         """Return the state of a row: that of the table with the row's place, ``None`` if it does not exist."""
@@ -164,24 +164,25 @@ class ParquetSource(ImageSource):
         """Return the content of the file that a row without bytes names: only one below the folder of the table."""
         if not name:
             raise ImageError("no image in this row")
-        parts = name.replace("\\", "/").split("/")
+        path = name.replace("\\", "/")
+        parts = path.split("/")
         if is_url(name) or posixpath.isabs(name) or ".." in parts or ":" in parts[0] or self._beside is None:
             raise ImageError(f"the row has no image, only a path outside of the table's folder: {quote(name)}")
-        return self._beside.read("/".join(part for part in parts if part not in ("", ".")))[0]
+        return self._beside.read(safe_name(path))[0]
 
     def _names(self) -> list[str]:
         count = self._table.metadata.num_rows
-        paths: list[str | None] = []
+        cells: list[dict[str, str] | None] = []
         if self._is_struct:
             with _reading(self._file):
                 found = self._table.read(columns=[f"{self._column}.path"], use_threads=False)
-                if found.num_columns:
-                    paths = [None if cell is None else cell.get("path") for cell in found.column(0).to_pylist()]
-        names = [_as_name(path or "") for path in paths]
+                cells = found.column(0).to_pylist() if found.num_columns else []
+        names = [safe_name(((cell or {}).get("path") or "").replace("\\", "/")) for cell in cells]
         if len(set(names)) == count and all(0 < len(name) <= MAX_NAME and "\0" not in name for name in names):
             return names
-        suffixes = [posixpath.splitext(name)[1][:10] for name in names] or [""] * count
-        return [f"{row:0{_DIGITS}d}{suffix}" for row, suffix in enumerate(suffixes)]
+        return [
+            f"{row:0{_DIGITS}d}{posixpath.splitext(name)[1][:10]}" for row, name in enumerate(names or [""] * count)
+        ]
 
 
 class _RowReader:
@@ -194,8 +195,8 @@ class _RowReader:
         self._next, self._group = 0, -1
         self._window: deque[tuple[int, Any]] = deque()
         self._held = 0
-        counts = [table.metadata.row_group(group).num_rows for group in range(table.metadata.num_row_groups)]
-        self._firsts = [sum(counts[:group]) for group in range(len(counts) + 1)]
+        counts = (table.metadata.row_group(group).num_rows for group in range(table.metadata.num_row_groups))
+        self._firsts = list(accumulate(counts, initial=0))
 
     def read(self, row: int) -> tuple[bytes | None, str]:
         """Return the bytes in a row, and the path beside them."""
@@ -234,10 +235,6 @@ def _size_of(value: Any) -> int:
     return len(value.as_buffer()) if hasattr(value, "as_buffer") and value.is_valid else 0
 
 
-def _as_name(path: str) -> str:
-    return "/".join(part for part in path.replace("\\", "/").split("/") if part not in ("", ".", ".."))
-
-
 @contextmanager
 def _reading(file: ContainerFile, kind: type[XfeatError] = DataError) -> Iterator[None]:
     """Translate what pyarrow raises of a damaged table."""
@@ -260,33 +257,20 @@ def _image_column(file: ContainerFile, table: pq.ParquetFile) -> tuple[str, bool
 
     schema = table.schema_arrow
     if again := [name for name, count in Counter(schema.names).items() if count > 1]:
-        raise DataError(
-            "several columns have one name",
-            path=file.path,
-            found=listed(map(quote, again)),
-            fix="write the table again, with a name of its own for each column",
-        )
+        fix = "write the table again, with a name of its own for each column"
+        raise DataError("several columns have one name", path=file.path, found=listed(map(quote, again)), fix=fix)
     found: dict[str, bool] = {}
     for field in schema:
         kind = field.type
         if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-            inner = kind.value_type
-            if _is_binary(inner) or (pa.types.is_struct(inner) and inner.get_field_index("bytes") >= 0):
-                raise DataError(
-                    f"column {quote(field.name)} has several images per row",
-                    path=file.path,
-                    expected="one image per row",
-                    found=str(kind),
-                    fix=_UNPACK,
-                )
-        if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-            found[field.name] = True
-        elif _is_binary(kind):
-            found[field.name] = False
-    named = [name for name in _IMAGE_NAMES if name in found]
+            if _is_struct(kind.value_type) or _is_binary(kind.value_type):
+                what = f"column {quote(field.name)} has several images per row"
+                raise DataError(what, path=file.path, expected="one image per row", found=str(kind), fix=_UNPACK)
+        elif (is_struct := _is_struct(kind)) or _is_binary(kind):
+            found[field.name] = is_struct
     chosen = [name for name, is_struct in found.items() if is_struct] or list(found)
     if len(chosen) > 1:
-        chosen = [name for name in named if name in chosen][:1] or chosen
+        chosen = [name for name in _IMAGE_NAMES if name in chosen][:1] or chosen
     if len(chosen) != 1:
         raise DataError(
             "several columns could be the images" if chosen else "no column has images",
@@ -313,6 +297,13 @@ def _refuse_bombs(file: ContainerFile, table: pq.ParquetFile) -> None:
                     found=f"{inflated // stored} times",
                     fix="write the table again, with images that are not compressed twice",
                 )
+
+
+def _is_struct(kind: Any) -> bool:
+    """Tell whether a type has bytes, and perhaps a path beside them."""
+    import pyarrow as pa
+
+    return bool(pa.types.is_struct(kind)) and kind.get_field_index("bytes") >= 0
 
 
 def _is_binary(kind: Any) -> bool:
@@ -364,8 +355,6 @@ def _element(about: Any) -> Any:
 def _text(value: Any, class_names: list[str]) -> str:
     if value is None or value != value:  # NaN
         return ""
-    if isinstance(value, list):
-        return _text(value[0], class_names) if value else ""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if class_names and isinstance(value, int):  # -1 stands for no label

@@ -6,6 +6,7 @@ import io
 import logging
 import secrets
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 _RANGE_BYTES, _CHUNK_BYTES = 1 << 20, 8 << 20
 _ETAGS = ("ETag", "etag", "md5Hash", "content_md5", "Content-MD5", "checksum", "sha256", "blob_id")
+_NO_STATE = "the server tells neither ETag nor time: every run reads all images again"
 _TIMES = ("LastModified", "last_modified", "Last-Modified", "updated", "mtime", "modified", "created")
 
 
@@ -100,16 +102,16 @@ def remote_file(connection: Connection, url: Url) -> ContainerFile | None:
     info = connection.info(url)
     if info is None or info.get("type") == "directory":
         return None
-    size, state = info.get("size"), _state_of(info)
+    size, state = info.get("size") or 0, _state_of(info)
     identity: tuple[object, ...] = (state.size, state.change_mark) if state else (secrets.token_hex(8),)
-    file = RemoteFile(url, identity, size or 0, state.mtime_ns if state else EPOCH, connection)
+    file = RemoteFile(url, identity, size, state.mtime_ns if state else EPOCH, connection)
     if state is None:
-        logger.warning("%s: the server tells neither ETag nor time: every run reads all images again", url)
-    try:
+        logger.warning("%s: %s", url, _NO_STATE)
+    with suppress(NoRangesError):
         file.read_at(1, 1)
-    except NoRangesError:
-        size = None
-    return file if size else temporary_copy(file, _fetch)
+        if size:
+            return file
+    return temporary_copy(file, _fetch)
 
 
 def _fetch(original: ContainerFile, target: BinaryIO) -> None:
@@ -182,13 +184,12 @@ class RemoteFolder(Folder):
         return (listed[path] or FileState(0, EPOCH, 0)) if path in listed else None
 
     def _own_content(self, path: str) -> tuple[bytes, FileState]:
-        state = self._listed().get(path)
-        if state is not None:
-            check_size(state.size)
-        data = self._start(path, MAX_FILE_BYTES + 1 if state is None else None)
-        check_size(len(data))
         # A time of 0 is not relied on: the file is read again.
-        return data, state._replace(size=len(data)) if state else FileState(len(data), 0, 0)
+        state = self._listed().get(path) or FileState(0, 0, 0)
+        check_size(state.size)
+        data = self._start(path, None if state.mtime_ns else MAX_FILE_BYTES + 1)
+        check_size(len(data))
+        return data, state._replace(size=len(data))
 
     def _start(self, path: str, size: int | None) -> bytes:
         state = self._listed().get(path)
@@ -206,5 +207,5 @@ class RemoteFolder(Folder):
             if self._states is None:
                 self._states = {name: _state_of(info) for name, info in self._connection.listing().items()}
                 if None in self._states.values():
-                    self.doubts = [f"{self._url}: tells neither ETag nor time: every run reads all images again"]
+                    self.doubts = [f"{self._url}: {_NO_STATE}"]
             return self._states

@@ -21,6 +21,7 @@ from xfeat.featurize.sources.image_source import (
     ImageSource,
     Records,
     check_size,
+    safe_name,
 )
 from xfeat.featurize.system.time_limit import limited
 from xfeat.featurize.text import listed, quote
@@ -74,16 +75,15 @@ class TarSource(ImageSource):
 
     def names(self) -> Iterator[str]:
         """Yield the members that are files, without those that hold the labels of images."""
-        used = {kind: self._labels[kind].keys() for kind in self._labels}
-        return (name for name in self._members if sample_of(name)[0] not in used.get(_kind(name), ()))
+        samples = ((name, *sample_of(name)) for name in self._members)
+        return (name for name, key, kind in samples if key not in self._labels.get(kind, ()))
 
     def records(self) -> Records | None:
         """Return the labels that ``.cls``, ``.json`` and ``.txt`` members give the images of their sample."""
-        names = [name for name in self._members if _kind(name) not in LABEL_KINDS]
+        names = [name for name in self._members if sample_of(name)[1] not in LABEL_KINDS]
         columns: dict[str, list[str]] = {}
-        keys = [sample_of(name)[0] for name in names]
-        for kind in self._labels:
-            found = [self._labels[kind].get(key) for key in keys]
+        for kind, labels in self._labels.items():
+            found = [labels.get(sample_of(name)[0]) for name in names]
             if kind == ".json":
                 read = [{} if text is None else _fields(text) for text in found]
                 if broken := [name for name, values in zip(names, read, strict=True) if values is None]:
@@ -164,21 +164,17 @@ class TarSource(ImageSource):
         return None
 
     def _add(self, info: tarfile.TarInfo, handle: _BoundedReads, left_out: Counter[str]) -> None:
-        name = "/".join(part for part in info.name.split("/") if part not in ("", ".", ".."))
+        name, target = safe_name(info.name), safe_name(info.linkname)
         if len(info.name) > MAX_NAME:
-            raise DataError(
-                f"the archive has a name of {len(info.name)} characters", path=self._file.path, fix=_NOT_TAR
-            )
+            what = f"the archive has a name of {len(info.name)} characters"
+            raise DataError(what, path=self._file.path, fix=_NOT_TAR)
         if info.isdir() or not name:
             return
-        if info.islnk():
-            target = "/".join(part for part in info.linkname.split("/") if part not in ("", ".", ".."))
-            if target in self._members:
-                self._members[name] = self._members[target]
-            else:
-                left_out["links to files that are not there"] += 1
-            return
-        if info.issym():
+        if info.islnk() and target in self._members:
+            self._members[name] = self._members[target]
+        elif info.islnk():
+            left_out["links to files that are not there"] += 1
+        elif info.issym():
             left_out["symbolic links"] += 1
         elif not info.isreg():
             left_out["devices and pipes"] += 1
@@ -223,10 +219,6 @@ def _is_header(block: bytes) -> bool:
         tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
         return True
     return False
-
-
-def _kind(name: str) -> str:
-    return sample_of(name)[1]
 
 
 def _fields(text: str) -> dict[str, Any] | None:

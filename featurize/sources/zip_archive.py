@@ -159,13 +159,10 @@ def _member_names(members: list[zipfile.ZipInfo]) -> tuple[list[str], list[str]]
     # Without the flag zipfile decodes as CP437; macOS writes UTF-8 nevertheless, and Windows in China GB 2312 or GBK.
     unmarked = [n for n, info in enumerate(members) if not info.flag_bits & _UTF8_NAME and not names[n].isascii()]
     strange = [n for n in unmarked if _NO_NAME_IN_CP437.search(names[n])]
-    chosen = "CP437"
-    for encoding in ("UTF-8", "GB2312", *["GBK"] * bool(strange)):
+    for chosen in ("UTF-8", "GB2312", *["GBK"] * bool(strange), "CP437"):
         with suppress(UnicodeError):
-            decoded = [names[n].encode("cp437").decode(encoding) for n in unmarked]
-            for n, name in zip(unmarked, decoded, strict=True):
+            for n, name in [(n, names[n].encode("cp437").decode(chosen)) for n in unmarked]:
                 names[n] = name
-            chosen = encoding
             break
     doubt = f"the archive does not say how its names are encoded; they are read as {chosen}, such as "
     doubts = [doubt + names[strange[0]]] if strange and chosen in ("CP437", "GBK") else []
