@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from xfeat.featurize.cache.extra import ExtraColumn
-from xfeat.featurize.text import aligned, first_ten
+from xfeat.featurize.text import MAX_LISTED, aligned, first_ten
 
 
 def summarize(column: ExtraColumn, groups: Sequence[str]) -> dict[str, Any]:
@@ -35,10 +36,9 @@ def summarize(column: ExtraColumn, groups: Sequence[str]) -> dict[str, Any]:
     if column.kind == "category":
         counts = np.bincount(values, minlength=len(column.names)).tolist()
         facts["counts"] = dict(zip(column.names, counts, strict=True))
-        pairs = {
-            (group, value) for group, value in zip(groups, column.values.tolist(), strict=True) if group and value >= 0
-        }
-        facts["groups_with_several"] = sum(number > 1 for number in Counter(group for group, _ in pairs).values())
+        pairs = set(zip(groups, column.values.tolist(), strict=True))
+        several = Counter(group for group, value in pairs if group and value >= 0)
+        facts["groups_with_several"] = sum(number > 1 for number in several.values())
     elif column.kind == "labels":
         facts["counts"] = dict(zip(column.names, (column.values == 1).sum(axis=0).tolist(), strict=True))
     elif column.kind == "text":
@@ -52,10 +52,8 @@ def summarize(column: ExtraColumn, groups: Sequence[str]) -> dict[str, Any]:
 
 def column_lines(extra: Mapping[str, ExtraColumn], groups: Sequence[str], more: str = "more columns") -> list[str]:
     """Return a line for each of the first ten columns, and how many more there are."""
-    names = list(extra)
-    shown = [(name, _in_words(summarize(extra[name], groups))) for name in names[:10]]
-    rest = [f"… and {len(names) - len(shown)} {more}"] if len(names) > len(shown) else []
-    return aligned(shown, left=(0, 1)) + rest
+    shown = [(name, _in_words(summarize(extra[name], groups))) for name in islice(extra, MAX_LISTED)]
+    return first_ten([*aligned(shown, left=(0, 1)), *islice(extra, MAX_LISTED, None)], more)
 
 
 def _in_words(facts: Mapping[str, Any]) -> str:
@@ -69,11 +67,9 @@ def _in_words(facts: Mapping[str, Any]) -> str:
         said = f"{facts['lowest']:.6g} to {facts['highest']:.6g}, median {facts['median']:.6g}"
     else:
         said = f"{facts['first']} to {facts['last']}" if "first" in facts else "nothing known"
-    several = facts.get("groups_with_several", 0)
-    return "; ".join(
-        [
-            f"{kind}: {said}",
-            *([f"{facts['unknown']} unknown"] if facts["unknown"] else []),
-            *([f"{several} group{'s have' if several > 1 else ' has'} several"] if several else []),
-        ]
-    )
+    parts = [f"{kind}: {said}"]
+    if facts["unknown"]:
+        parts.append(f"{facts['unknown']} unknown")
+    if several := facts.get("groups_with_several", 0):
+        parts.append(f"{several} group{'s have' if several > 1 else ' has'} several")
+    return "; ".join(parts)

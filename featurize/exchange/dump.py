@@ -20,11 +20,11 @@ from xfeat.featurize.exchange.table_files import (
     SCHEMA_VERSION,
     Note,
     NotedColumn,
-    arrow,
     check_suffix,
     rows_at_once,
     write_table,
 )
+from xfeat.featurize.sources.parquet_table import arrow
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -56,7 +56,7 @@ def read_columns(table: TableFile, choice: ColumnChoice) -> TableColumns:
         DataError: if a column is missing, stands twice, or could be two things.
     """
     path, names = table.path, table.names
-    if twice := sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []:
+    if twice := sorted(name for name, times in Counter(names).items() if times > 1):
         raise DataError("columns of the same name", path=path, found=listed(map(quote, twice)), fix="rename them")
     features = _features(table)
     rest = [name for name in names if name not in set(features)]
@@ -64,10 +64,8 @@ def read_columns(table: TableFile, choice: ColumnChoice) -> TableColumns:
     if "label" not in found and "y" in rest:  # as scikit-learn calls it
         found["label"] = rest.index("y")
     # Arrays may have no paths: rows get numbers.
-    required = [
-        role for role in ("path", "label") if role not in found and (role, path.suffix.lower()) != ("path", ".npz")
-    ]
-    choose_columns(path, rest, required, [], [], choice)
+    required = ("label",) if path.suffix.lower() == ".npz" else ("path", "label")
+    choose_columns(path, rest, [role for role in required if role not in found], [], [], choice)
     roles = {role: rest[at] for role, at in found.items()}
     others = [name for name in rest if name not in roles.values()]
     own = [name for name in _OWN if name in others and table.note is not None]
@@ -106,9 +104,8 @@ def _features(table: TableFile) -> list[str]:
             fix="name the columns of the features so",
         )
     many = [family for family, numbers in families.items() if len(numbers) > 1] or list(families)
-    family = "f" if "f" in many else many[0]
-    numbers = families[family]
-    if len(many) > 1 and "f" not in many:
+    many = ["f"] if "f" in many else many
+    if len(many) > 1:
         raise DataError(
             "several kinds of columns could be the features",
             path=table.path,
@@ -116,6 +113,8 @@ def _features(table: TableFile) -> list[str]:
             found=listed(quote(next(iter(families[each].values()))[0]) for each in many),
             fix="rename the right ones to f0, f1, …",
         )
+    family = many[0]
+    numbers = families[family]
     if again := [names for names in numbers.values() if len(names) > 1]:
         found = " and ".join(map(quote, again[0]))
         raise DataError("two columns of one feature", path=table.path, found=found, fix="remove one of them")

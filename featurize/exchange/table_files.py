@@ -16,8 +16,8 @@ from typing import IO, TYPE_CHECKING, Any, TypedDict
 import numpy as np
 
 from xfeat.featurize.cache.layout import LeftOut, parse_object
-from xfeat.featurize.errors import DataError, MissingExtraError, SpecError, XfeatError
-from xfeat.featurize.sources.parquet_table import THRIFT_LIMITS
+from xfeat.featurize.errors import DataError, SpecError, XfeatError
+from xfeat.featurize.sources.parquet_table import arrow, open_parquet
 from xfeat.featurize.system.atomic import replacing
 from xfeat.featurize.system.regular_files import open_regular
 from xfeat.featurize.text import printable, quote
@@ -79,19 +79,6 @@ class TableFile:
     lists: list[str]
     note: Note | None
     blocks: Callable[[dict[str, str]], Iterator[pa.RecordBatch]]
-
-
-def arrow() -> Any:
-    """Return pyarrow.
-
-    Raises:
-        MissingExtraError: if it is not installed.
-    """
-    try:
-        import pyarrow
-    except ImportError as error:
-        raise MissingExtraError("pyarrow is not installed", fix="pip install 'xfeat-onnx[tables]'") from error
-    return pyarrow
 
 
 def check_suffix(path: Path) -> str:
@@ -179,9 +166,7 @@ def _parsed_note(path: Path, text: str | bytes | None) -> Note | None:
 
 
 def _open_parquet(path: Path) -> TableFile:
-    import pyarrow.parquet as pq
-
-    file = pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20, **THRIFT_LIMITS)
+    file = open_parquet(path)
     schema, types = file.schema_arrow, arrow().types
     widths = {
         field.name: field.type.list_size if types.is_fixed_size_list(field.type) else _USUAL_WIDTH

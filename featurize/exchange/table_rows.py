@@ -13,7 +13,8 @@ from xfeat.featurize.cache.reader import finite_rows
 from xfeat.featurize.errors import DataError
 from xfeat.featurize.exchange.staging import StagedRows
 from xfeat.featurize.exchange.table_columns import TableColumns
-from xfeat.featurize.exchange.table_files import TableFile, arrow, reading
+from xfeat.featurize.exchange.table_files import TableFile, reading
+from xfeat.featurize.sources.parquet_table import arrow
 from xfeat.featurize.text import count_of, quote
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from xfeat.featurize.errors import DataError, ImageError, MissingExtraError, XfeatError
 from xfeat.featurize.sources.container_file import ContainerFile
@@ -37,12 +38,31 @@ if TYPE_CHECKING:
 _IMAGE_NAMES = ("image", "img", "picture", "photo", "bytes", "content", "jpg", "jpeg", "png")
 # Rows that were read last: threads ask for them in nearly the order in which they are stored.
 _WINDOW_ROWS, _WINDOW_BYTES = 64, 64 << 20
-_BUFFER_BYTES = 1 << 20
 _PARTS = ("bytes", "path")  # of an image
-# Source: defaults of parquet-cpp are 100 MB and 1,000,000; a damaged file could ask for as much.
-THRIFT_LIMITS = {"thrift_string_size_limit": 64 << 20, "thrift_container_size_limit": 1_000_000}
 _DIGITS = 7
 _UNPACK = "write the table with one image per row: image (bytes), label"
+
+
+def arrow() -> Any:
+    """Return pyarrow.
+
+    Raises:
+        MissingExtraError: if it is not installed.
+    """
+    try:
+        import pyarrow
+    except ImportError as error:
+        raise MissingExtraError("pyarrow is not installed", fix="pip install 'xfeat-onnx[tables]'") from error
+    return pyarrow
+
+
+def open_parquet(file: Path | BinaryIO) -> pq.ParquetFile:
+    """Open a parquet table that may be damaged."""
+    import pyarrow.parquet as pq
+
+    # Source: defaults of parquet-cpp are 100 MB and 1,000,000; a damaged file could ask for as much.
+    limits = {"thrift_string_size_limit": 64 << 20, "thrift_container_size_limit": 1_000_000}
+    return pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20, **limits)
 
 
 class ParquetSource(ImageSource):
@@ -145,11 +165,8 @@ class ParquetSource(ImageSource):
 
     @cached_property
     def _table(self) -> pq.ParquetFile:
-        try:
-            import pyarrow.parquet as pq
-        except ImportError as error:
-            raise MissingExtraError("pyarrow is not installed", fix="pip install 'xfeat-onnx[tables]'") from error
-        return pq.ParquetFile(self._file.open_for(self), pre_buffer=False, buffer_size=_BUFFER_BYTES, **THRIFT_LIMITS)
+        arrow()
+        return open_parquet(self._file.open_for(self))
 
     @cached_property
     def _rows(self) -> _RowReader:
@@ -193,17 +210,15 @@ class _RowReader:
         self._lock = threading.Lock()
         self._batches: Iterator[Any] = iter(())
         self._next, self._group = 0, -1
-        self._window: deque[tuple[int, Any]] = deque()
-        self._held = 0
+        self._window: deque[tuple[int, Any, int]] = deque(maxlen=_WINDOW_ROWS)  # number, value and bytes of a row
         counts = (table.metadata.row_group(group).num_rows for group in range(table.metadata.num_row_groups))
         self._firsts = list(accumulate(counts, initial=0))
 
     def read(self, row: int) -> tuple[bytes | None, str]:
         """Return the bytes in a row, and the path beside them."""
         with self._lock:
-            found = next((value for number, value in self._window if number == row), None)
-            if found is None:
-                found = self._advance(row)
+            found = next((value for number, value, _ in self._window if number == row), None)
+            found = self._advance(row) if found is None else found
         if not self._is_struct:
             return found.as_py(), ""
         values = found.as_py() or {}
@@ -217,22 +232,15 @@ class _RowReader:
                 batch_size=1, row_groups=[group], columns=self._columns, use_threads=False
             )
             self._group, self._next = group, self._firsts[group]
-        while True:
-            batch = next(self._batches, None)
-            if batch is None:
-                raise ImageError("the table has fewer rows than it says")
+        for batch in self._batches:
             array = batch.column(0)
-            self._window.append((self._next, array[0]))
-            self._held += array.nbytes
-            while len(self._window) > _WINDOW_ROWS or (self._held > _WINDOW_BYTES and len(self._window) > 1):
-                self._held -= _size_of(self._window.popleft()[1])
+            self._window.append((self._next, array[0], array.nbytes))
+            while len(self._window) > 1 and sum(size for *_, size in self._window) > _WINDOW_BYTES:
+                self._window.popleft()
             self._next += 1
             if self._next > row:
                 return array[0]
-
-
-def _size_of(value: Any) -> int:
-    return len(value.as_buffer()) if hasattr(value, "as_buffer") and value.is_valid else 0
+        raise ImageError("the table has fewer rows than it says")
 
 
 @contextmanager

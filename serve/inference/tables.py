@@ -15,7 +15,7 @@ from typing import Any
 
 from xfeat.featurize.datasets.file_lookup import name_as_text
 from xfeat.featurize.errors import Interrupted, OutputError, SpecError, XfeatError
-from xfeat.featurize.exchange.table_files import arrow
+from xfeat.featurize.sources.parquet_table import arrow
 from xfeat.featurize.system.atomic import output_error, replacing
 from xfeat.serve.inference.results import Result, SkippedImage
 
