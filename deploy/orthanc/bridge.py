@@ -12,10 +12,10 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
@@ -88,7 +88,7 @@ class Bridge:
     Args:
         orthanc: the server.
         predictor: the model.
-        state: file with the number of the last change that was dealt with.
+        state: file with number and date of the last change that was dealt with.
         modalities: of the images that get a report; empty for all.
         from_now: without a state file, begin with images that arrive from now on.
 
@@ -103,7 +103,7 @@ class Bridge:
         self._modalities = {modality.upper() for modality in modalities}
         self._builder = ReportBuilder(predictor)
         self._failures: Counter[int] = Counter()
-        self._last = _read_state(state)
+        self._last, self._date, self._deaths = _read_state(state)
         self._from_now = from_now
 
     def catch_up(self) -> None:
@@ -112,28 +112,35 @@ class Bridge:
         Raises:
             OSError: if Orthanc does not answer, or has a problem of its own; what was dealt with is kept.
         """
-        newest = int(self._orthanc.json("/changes?last")["Last"])
+        newest = self._ask("last")["Changes"]
         if self._last is None:
-            self._save(newest if self._from_now else 0)
-        elif self._last > newest:
+            start = newest[0] if newest and self._from_now else {"Seq": 0, "Date": ""}
+            self._save(start["Seq"], start["Date"])
+        elif any(change["Seq"] <= self._last and change["Date"] > self._date for change in newest + self._next(-1, 1)):
             logger.warning("Orthanc counts its changes anew: all of its images are looked at again")
-            self._save(0)
-        for change in self._changes():
-            if change["ChangeType"] == "NewInstance":
-                self._deal_with(str(change["ID"]), int(change["Seq"]))
-            self._save(int(change["Seq"]))
+            self._save(0, "")
+        while changes := self._next(0, _CHANGES):
+            for change in changes:
+                if change["ChangeType"] == "NewInstance":
+                    self._deal_with(str(change["ID"]), int(change["Seq"]))
+                self._save(int(change["Seq"]), max(self._date, change["Date"]))
 
-    def _changes(self) -> Iterator[dict[str, Any]]:
-        while True:
-            answer = self._orthanc.json(f"/changes?since={self._last}&limit={_CHANGES}")
-            yield from answer["Changes"]
-            if answer["Done"] or not answer["Changes"]:
-                return
+    def _next(self, offset: int, limit: int) -> list[dict[str, Any]]:
+        """Return the changes after the last one that was dealt with; those of deleted images are missing."""
+        found: list[dict[str, Any]] = self._ask(f"since={max(0, (self._last or 0) + offset)}&limit={limit}")["Changes"]
+        return found
 
-    def _save(self, last: int) -> None:
-        self._last = last
+    def _ask(self, which: str) -> Any:
+        answer = self._orthanc.json(f"/changes?{which}")
+        if not isinstance(answer, dict) or "Changes" not in answer:
+            fix = "give the address of Orthanc's REST API with --orthanc"
+            raise SpecError("this is no Orthanc: it has no list of changes", path=self._orthanc.url, fix=fix)
+        return answer
+
+    def _save(self, last: int | None, date: str, deaths: int = 0) -> None:
+        self._last, self._date, self._deaths = last, date, 0
         with replacing(self._state, elsewhere="choose another file with --state") as partial:
-            partial.write_text(json.dumps({"last": last}) + "\n")
+            partial.write_text(json.dumps({"last": last, "date": date, "deaths": deaths}) + "\n")
 
     def _deal_with(self, instance: str, change: int) -> None:
         try:
@@ -141,37 +148,47 @@ class Bridge:
             own = tags.get("Manufacturer") == MANUFACTURER
             if own or (self._modalities and tags.get("Modality") not in self._modalities):
                 return
+            if self._deaths >= _ATTEMPTS:
+                logger.error("instance %s has ended the bridge %d times: no report", instance, self._deaths)
+                return
+            self._save(self._last, self._date, self._deaths + 1)  # stays in the file if this process dies of the image
             content = self._orthanc.call(f"/instances/{instance}/file")
         except HTTPError as error:
             self._failures[change] += 1
             if error.code != 404 and self._failures[change] < _ATTEMPTS:
                 raise
-            logger.error("instance %s cannot be fetched (HTTP %s): no report", instance, error.code)
+            reason = "was deleted" if error.code == 404 else f"cannot be fetched (HTTP {error.code})"
+            logger.error("instance %s %s: no report", instance, reason)
             return
         try:
             [result] = self._predictor.predict([content], heatmap=self._builder.has_heatmaps, on_error="skip")
             if isinstance(result, SkippedImage):
                 raise ImageError(result.reason)
             for file in self._builder.build(result, content).values():
-                self._store(file)
+                self._store(instance, file)
             logger.info("instance %s: report stored", instance)
         except ImageError as error:
             logger.info("instance %s: no report: %s", instance, error.what)
 
-    def _store(self, content: bytes) -> None:
+    def _store(self, instance: str, content: bytes) -> None:
         try:
-            self._orthanc.call("/instances", content)
+            self._orthanc.call(f"/instances/{instance}")  # a report must not bring back a study that was deleted
+            status = json.loads(self._orthanc.call("/instances", content))["Status"]
         except HTTPError as error:
             if error.code >= 500:  # its disk is full, or it is stopping: tried again
                 raise
-            raise ImageError(f"Orthanc refuses it (HTTP {error.code})") from error
+            reason = "it was deleted meanwhile" if error.code == 404 else f"Orthanc refuses it (HTTP {error.code})"
+            raise ImageError(reason) from error
+        if status not in ("Success", "AlreadyStored"):
+            raise ImageError(f"Orthanc refuses it ({status})")
 
 
-def _read_state(path: Path) -> int | None:
+def _read_state(path: Path) -> tuple[int | None, str, int]:
     try:
-        return int(json.loads(path.read_text())["last"])
+        state = json.loads(path.read_text())
+        return int(state["last"]), str(state["date"]), int(state["deaths"])
     except FileNotFoundError:
-        return None
+        return None, "", 0
     except (OSError, ValueError, KeyError, TypeError) as error:
         fix = "delete it: all images are looked at again, and no report is stored twice"
         raise DataError("the state of the bridge cannot be read", path=path, found=str(error), fix=fix) from error
@@ -240,9 +257,10 @@ def main(
     """Write a structured report and a heatmap for each image in an Orthanc server, and each that arrives."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     logger.setLevel(logging.INFO)
+    logging.getLogger("pydicom").propagate = False  # warns ten times per image of an unknown character set
     try:
-        if not orthanc.startswith(("http://", "https://")):
-            raise SpecError("no address of Orthanc", expected="http://… or https://…", found=orthanc)
+        if not re.fullmatch(r"https?://[^/@?#]+(/[^@?#]*)?", orthanc):
+            raise SpecError("no address of Orthanc", expected="http://HOST:PORT, without user, password and query")
         server = Orthanc(url=orthanc.rstrip("/"), credentials=_credentials(user, password_file))
         bridge = Bridge(server, Predictor(model, **settings), state, modality, from_now=from_now)
         if not once:

@@ -24,6 +24,7 @@ from click.testing import CliRunner, Result
 from tests.inputs.dicom.files import compressed, to_bytes
 from tests.serve.dicom_sr.conftest import PIXELS, STUDY, radiograph
 from tests.serve.dicom_sr.standard import errors_of
+from xfeat.serve.dicom_sr.write import ReportBuilder
 
 ROOT = Path(__file__).parents[3]
 BRIDGE = ROOT / "deploy" / "orthanc" / "bridge.py"
@@ -50,7 +51,11 @@ class Server:
         places = {"StorageDirectory": str(folder / "db"), "IndexDirectory": str(folder / "db")}
         ports = dict(zip(("HttpPort", "DicomPort"), self.ports, strict=True))
         self.config = folder / "orthanc.json"
-        self.config.write_text(json.dumps(example | places | ports | {"RegisteredUsers": {"xfeat": PASSWORD}}))
+        lua = folder / "filter.lua"
+        refuses = "tags.AccessionNumber == 'NO' and tags.Modality == 'SR'"
+        lua.write_text(f"function ReceivedInstanceFilter(tags) return not ({refuses}) end")
+        changes = {"RegisteredUsers": {"xfeat": PASSWORD}, "LuaScripts": [str(lua)]}
+        self.config.write_text(json.dumps(example | places | ports | changes))
         self.url = f"http://127.0.0.1:{self.ports[0]}"
 
     def start(self) -> None:
@@ -68,13 +73,17 @@ class Server:
         self.process.send_signal(signal.SIGTERM)
         self.process.wait(20)
 
-    def call(self, path: str, body: bytes | None = None) -> Any:
+    def call(self, path: str, body: bytes | None = None, method: str | None = None) -> Any:
         key = base64.b64encode(f"xfeat:{PASSWORD}".encode()).decode()
-        with urllib.request.urlopen(
-            urllib.request.Request(self.url + path, body, {"Authorization": f"Basic {key}"})
-        ) as r:
-            content = r.read()
+        request = urllib.request.Request(self.url + path, body, {"Authorization": f"Basic {key}"}, method=method)
+        with urllib.request.urlopen(request) as answer:
+            content = answer.read()
         return content if path.endswith("/file") else json.loads(content)
+
+    def store(self, study: str, **tags: Any) -> str:
+        """Store an image in a study of its own, and return the study's identifier in Orthanc."""
+        uids = {"StudyInstanceUID": study, "SeriesInstanceUID": f"{study}.1", "SOPInstanceUID": f"{study}.1.1"}
+        return str(self.call("/instances", to_bytes(radiograph(**uids, **tags)))["ParentStudy"])
 
     def series(self) -> dict[str, list[str]]:
         """Return the modalities of all series, by study."""
@@ -180,6 +189,59 @@ def test_the_bridge_outlives_orthanc_and_a_kill(orthanc: Server, command: list[s
     assert "Traceback" not in log
 
 
+def test_a_deleted_study_stays_deleted(orthanc: Server, once, caplog, monkeypatch):
+    orthanc.store("1.2.1")
+    newest = orthanc.store("1.2.2")
+    assert once().exit_code == 0
+    orthanc.call(f"/studies/{newest}", method="DELETE")
+    caplog.clear()
+    assert once().exit_code == 0
+    assert caplog.text == "", "Orthanc's newest change is older than the last one that was dealt with"
+
+    build = ReportBuilder.build
+
+    def delete_and_build(*arguments: Any) -> Any:
+        orthanc.call(f"/studies/{newest}", method="DELETE")
+        return build(*arguments)
+
+    monkeypatch.setattr(ReportBuilder, "build", delete_and_build)
+    assert orthanc.store("1.2.2") == newest
+    assert once().exit_code == 0
+    assert "no report: it was deleted meanwhile" in caplog.text
+    assert orthanc.series() == {"1.2.1": THREE}
+
+
+def test_a_new_database_is_noticed_also_if_it_has_more_changes_than_the_old_one(orthanc: Server, once, tmp_path: Path):
+    orthanc.store("1.2.1")
+    assert once().exit_code == 0
+    orthanc.process.kill()
+    orthanc.process.wait()
+    shutil.rmtree(tmp_path / "db")
+    time.sleep(1.1)  # Orthanc's dates have seconds
+    orthanc.start()
+    studies = ["1.2.2", "1.2.3", "1.2.4", "1.2.5"]
+    for study in studies:
+        orthanc.store(study)
+    assert once().exit_code == 0
+    assert orthanc.series() == dict.fromkeys(studies, THREE)
+
+
+def test_what_orthanc_does_not_take_and_an_image_that_ends_the_process_are_logged(
+    orthanc: Server, once, tmp_path: Path, caplog
+):
+    orthanc.store("1.2.1", AccessionNumber="NO")
+    assert once().exit_code == 0
+    assert "no report: Orthanc refuses it (FilteredOut)" in caplog.text
+    state = tmp_path / "state" / "bridge.json"
+    orthanc.store("1.2.2")
+    state.write_text(json.dumps(json.loads(state.read_text()) | {"deaths": 5}))
+    assert once().exit_code == 0
+    assert "has ended the bridge 5 times: no report" in caplog.text
+    orthanc.store("1.2.3")
+    assert once().exit_code == 0
+    assert orthanc.series() == {"1.2.1": ["DX"], "1.2.2": ["DX"], "1.2.3": THREE}
+
+
 def wait_for(orthanc: Server, expected: dict[str, list[str]]) -> None:
     for _ in range(150):
         if orthanc.series() == expected:
@@ -194,6 +256,7 @@ def wait_for(orthanc: Server, expected: dict[str, list[str]]) -> None:
         ({"user": "nobody"}, "Orthanc refuses the user"),
         ({"orthanc": "http://127.0.0.1:9"}, "Orthanc does not answer"),
         ({"orthanc": "127.0.0.1:8042"}, "no address of Orthanc"),
+        ({"orthanc": "http://xfeat:secret@127.0.0.1:8042"}, "without user, password"),
         ({"password_file": "/nowhere"}, "the password cannot be read"),
         ({"model": "/nowhere.onnx"}, "nowhere.onnx"),
         ({"state": "/dev/null/state"}, "the state of the bridge cannot be read"),
