@@ -28,10 +28,9 @@ def bill_of_materials(card: Card) -> dict[str, Any]:
     Source: https://cyclonedx.org/docs/1.6/json/
     """
     parts = [*_parts(card.sources)]
-    certified = {"timestamp": card.created} if card.created else {}
     tool = {"type": "application", "name": DISTRIBUTION, "version": version(DISTRIBUTION)}
     content = {
-        "metadata": {**certified, "tools": {"components": [tool]}, "component": _model(card)},
+        "metadata": {**_known(timestamp=card.created), "tools": {"components": [tool]}, "component": _model(card)},
         "components": parts,
         "dependencies": [{"ref": _MODEL, "dependsOn": [part["bom-ref"] for part in parts]}],
     }
@@ -47,14 +46,13 @@ def bill_of_materials(card: Card) -> dict[str, Any]:
 
 
 def _model(card: Card) -> dict[str, Any]:
-    license = {"licenses": [{"license": {"name": card.license}}]} if card.license else {}
     return {
         "type": "machine-learning-model",
         "bom-ref": _MODEL,
         "name": card.name,
         "version": card.sources.sha256[:16],
         **_hashes(card.sources.sha256),
-        **license,
+        **_known(licenses=card.license and [{"license": {"name": card.license}}]),
         "modelCard": {
             "modelParameters": _parameters(card),
             "quantitativeAnalysis": {"performanceMetrics": [*_metrics(card)]},
@@ -65,12 +63,12 @@ def _model(card: Card) -> dict[str, Any]:
 
 def _parameters(card: Card) -> dict[str, Any]:
     metadata, outputs = card.sources.metadata, card.sources.model.content["outputs"]
-    family = {"architectureFamily": "EfficientNet"} if metadata.feature_spec.backbone.startswith("efficientnet") else {}
+    is_efficientnet = metadata.feature_spec.backbone.startswith("efficientnet")
     inputs = {"full": "uint8 [N, H, W, 3], RGB", "core": "float32 [N, 3, S, S], RGB, 0 to 255"}
     return {
         "approach": {"type": "supervised"},
         "task": "image classification",
-        **family,
+        **_known(architectureFamily=is_efficientnet and "EfficientNet"),
         "modelArchitecture": f"{metadata.feature_spec.describe()}, with a trained head",
         "datasets": [{"ref": _DATA}],
         "inputs": [{"format": inputs[metadata.variant]}],
@@ -80,15 +78,13 @@ def _parameters(card: Card) -> dict[str, Any]:
 
 def _metrics(card: Card) -> Iterator[dict[str, Any]]:
     for metric in card.metrics:
-        low_high = (
-            {"lowerBound": str(metric.interval[0]), "upperBound": str(metric.interval[1])} if metric.interval else {}
-        )
+        bounds = zip(("lowerBound", "upperBound"), map(str, metric.interval or ()), strict=False)
         of = f", class {metric.of_class}" if metric.of_class else ""
         yield {
             "type": metric.name,
             "value": str(metric.value),
             "slice": f"{metric.images}{of}",
-            **({"confidenceInterval": low_high} if low_high else {}),
+            **_known(confidenceInterval=dict(bounds)),
         }
 
 
@@ -99,8 +95,7 @@ def _considerations(card: Card) -> dict[str, Any]:
     return {
         "useCases": [_USE],
         "technicalLimitations": [row.text for row in card.limitations],
-        **({"ethicalConsiderations": [{"name": text} for text in risks]} if risks else {}),
-        **({"fairnessAssessments": groups} if groups else {}),
+        **_known(ethicalConsiderations=[{"name": text} for text in risks], fairnessAssessments=groups),
     }
 
 
@@ -146,6 +141,11 @@ def _software(name: str, release: str) -> dict[str, Any]:
     package = {"xfeat": DISTRIBUTION}.get(name, name)
     purl = f"pkg:pypi/{quote(package, safe='')}@{quote(release, safe='')}"
     return {"type": "library", "bom-ref": f"software-{name}", "name": package, "version": release, "purl": purl}
+
+
+def _known(**entries: Any) -> dict[str, Any]:
+    """Return the entries that are not empty: CycloneDX has no null."""
+    return {name: value for name, value in entries.items() if value}
 
 
 def _hashes(digest: str) -> dict[str, Any]:

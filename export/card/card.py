@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from xfeat.export.card.checklist import Answer, Checklist, answers
-from xfeat.export.card.claim import CLAIM
+from xfeat.export.card.checklist import CLAIM, TRIPOD, Answer, Checklist, answers
 from xfeat.export.card.figures import Metric, metrics
 from xfeat.export.card.limitations import limitations
 from xfeat.export.card.rows import Row
 from xfeat.export.card.sections import Section, sections
 from xfeat.export.card.sources import Sources
-from xfeat.export.card.tripod import TRIPOD
 from xfeat.featurize.errors import RunError
 from xfeat.featurize.pages.titles import classes_text
 from xfeat.featurize.text import listed

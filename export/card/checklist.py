@@ -1,10 +1,15 @@
-"""Checklists of reporting guidelines: which rows of a card answer which item, and what is left to the author."""
+"""Checklists of reporting guidelines: which rows of a card answer which item, and what is left to the author.
+
+The items are in one table per guideline beside this file, in our own words.
+"""
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from importlib import resources
+from typing import Any, Self
 
 from xfeat.export.card.rows import FILL_IN, Row
 
@@ -51,6 +56,25 @@ class Checklist:
     source: str
     items: Sequence[Item]
 
+    @classmethod
+    def read(cls, name: str, source: str, stem: str) -> Self:
+        """Read the items of a guideline from the table of that name; rows of cards are separated by spaces."""
+        table = (resources.files(__package__) / f"{stem}.csv").read_text(encoding="utf-8")
+        rows: list[dict[str, Any]] = [*csv.DictReader(table.splitlines())]
+        items = [Item(**row | {name: tuple(row[name].split()) for name in ("rows", "also")}) for row in rows]
+        return cls(f"{stem}.md", name, source, items)
+
+
+CLAIM = Checklist.read(
+    "CLAIM 2024",
+    "Tejani et al., Checklist for Artificial Intelligence in Medical Imaging (CLAIM): 2024 Update, "
+    "Radiology: Artificial Intelligence 2024;6(4):e240300, doi:10.1148/ryai.240300",
+    "claim-2024",
+)
+TRIPOD = Checklist.read(
+    "TRIPOD+AI", "Collins et al., TRIPOD+AI statement, BMJ 2024;385:e078378, doi:10.1136/bmj-2023-078378", "tripod-ai"
+)
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -87,22 +111,16 @@ def answers(checklist: Checklist, rows: Iterable[Row]) -> list[Answer]:
 
 
 def _answer(item: Item, known: dict[str, list[Row]]) -> Answer:
+    status, rest, texts, where = FILL_IN, "", [], dict[str, None]()
+    found = [id for id in dict.fromkeys((*item.rows, *item.also)) if id in known]
     if item.not_applicable:
-        return _as(item, NOT_APPLICABLE, item.not_applicable, [], "")
-    found = [row for id in (*item.rows, *item.also) for row in known.get(id, [])]
-    if not found:
-        return _as(item, FILL_IN, "", [], "")
-    complete = item.rows and all(id in known for id in item.rows)
-    texts = []
-    for id in dict.fromkeys(row.id for row in found):
-        texts += [f"{row.label}: {row.text}" if row.label else row.text for row in known[id][:_MOST_ROWS]]
-        if (more := len(known[id]) - _MOST_ROWS) > 0:
-            texts.append(f"{more} more in the card")
-    where = list(dict.fromkeys(row.where for row in found if row.where))
-    if complete and not item.rest:
-        return _as(item, FILLED, "; ".join(texts), where, "")
-    return _as(item, PARTLY, "; ".join(texts), where, item.rest or "the rest of this item")
-
-
-def _as(item: Item, status: str, text: str, where: list[str], rest: str) -> Answer:
-    return Answer(item.number, item.section, item.words, status, text, where, rest)
+        status, texts = NOT_APPLICABLE, [item.not_applicable]
+    elif found:
+        complete = item.rows and known.keys() >= set(item.rows)
+        status, rest = (PARTLY, item.rest or "the rest of this item") if item.rest or not complete else (FILLED, "")
+        for rows in (known[id] for id in found):
+            texts += [f"{row.label}: {row.text}" if row.label else row.text for row in rows[:_MOST_ROWS]]
+            if len(rows) > _MOST_ROWS:
+                texts.append(f"{len(rows) - _MOST_ROWS} more in the card")
+            where |= dict.fromkeys(row.where for row in rows if row.where)
+    return Answer(item.number, item.section, item.words, status, "; ".join(texts), list(where), rest)

@@ -77,30 +77,18 @@ def metrics(sources: Sources) -> list[Metric]:
 
 def _of_study(images: str, document: Document, key: str, external: bool) -> Iterator[Metric]:
     study = document.get(key)
-    for name in ("accuracy", "auc"):
-        yield from _metric(images, external, name, "", study[name], document.at(f"{key}.{name}"))
+    figures = [("", name, study[name], f"{key}.{name}") for name in ("accuracy", "auc")]
     shown = [study["positive"]] if study["positive"] else hardest_classes(decided_classes(study))
-    for name in shown:
-        for figure in ("sensitivity", "specificity", "ppv", "npv", *_COEFFICIENTS):
-            where = document.at(f"{key}.classes")
-            yield from _metric(images, external, figure, name, study["classes"][name].get(figure), where)
-
-
-def _metric(
-    images: str, external: bool, name: str, of_class: str, figure: Mapping[str, Any] | None, where: str
-) -> Iterator[Metric]:
-    if figure is None or figure["value"] is None:
-        return
-    interval = figure["interval"] and list(figure["interval"])
-    yield Metric(
-        images=images,
-        external=external,
-        name=name,
-        of_class=of_class,
-        value=figure["value"],
-        interval=interval,
-        where=where,
-    )
+    figures += [
+        (of_class, name, study["classes"][of_class].get(name), f"{key}.classes")
+        for of_class in shown
+        for name in ("sensitivity", "specificity", "ppv", "npv", *_COEFFICIENTS)
+    ]
+    for of_class, name, figure, place in figures:
+        if figure is not None and figure["value"] is not None:
+            found = {"value": figure["value"], "interval": figure["interval"] and list(figure["interval"])}
+            where = document.at(place)
+            yield Metric(images=images, external=external, name=name, of_class=of_class, where=where, **found)
 
 
 def _of_metadata(described: Document) -> Iterator[Metric]:

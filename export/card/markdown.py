@@ -28,7 +28,11 @@ def escaped(text: object) -> str:
 
 def card_page(card: Card) -> str:
     """Return README.md: the card, with front matter."""
-    lines = [*front_matter(card), "", f"# {escaped(card.title)}", "", *_summary(card)]
+    lines = [*front_matter(card), "", f"# {escaped(card.title)}", ""]
+    lines.append(
+        f"Run {escaped(card.name)}: an image classifier as one ONNX file, a frozen encoder and a trained head. Every "
+        f"figure was measured, and says where it is from. *{FILL_IN.capitalize()}*: what only the author knows."
+    )
     for section in card.sections:
         lines += ["", f"## {section.title}", *(["", section.note] if section.note else [])]
         rows = [[escaped(row.label), escaped(row.text) or f"*{FILL_IN}*", _place(row.where)] for row in section.rows]
@@ -83,13 +87,6 @@ def _model_index(card: Card) -> list[dict[str, Any]]:
         for images, of_images in groupby(shown, key=lambda metric: metric.images)
     ]
     return [{"name": card.name, "results": results}] if results else []
-
-
-def _summary(card: Card) -> Iterator[str]:
-    yield (
-        f"Run {escaped(card.name)}: an image classifier as one ONNX file, a frozen encoder and a trained head. Every "
-        f"figure was measured, and says where it is from. *{FILL_IN.capitalize()}*: what only the author knows."
-    )
 
 
 def _use(card: Card) -> Iterator[str]:

@@ -58,6 +58,6 @@ def fact(id: str, label: str, document: Document | None, key: str, words: Words 
         yield Row(id=id, label=label, text=text, where=document.at(key))
 
 
-def blank(id: str, label: str) -> Row:
-    """Return a row that only the author can fill in."""
-    return Row(id=id, label=label)
+def blanks(**labels: str) -> list[Row]:
+    """Return rows that only the author can fill in."""
+    return [Row(id=f"author.{name}", label=label) for name, label in labels.items()]

@@ -8,11 +8,32 @@ from functools import partial
 from typing import Any
 
 from xfeat.export.card.figures import error_rows, interval_rows, metrics, prevalence_words, studies, threshold_words
-from xfeat.export.card.rows import Row, blank, fact
+from xfeat.export.card.rows import Row, blanks, fact
 from xfeat.export.card.sources import Document, Sources
 from xfeat.featurize.text import MAX_LISTED, listed
 from xfeat.head.reports.formatting import percent
 from xfeat.head.reports.study_text import benefit_text, drop_rows, expected_elsewhere, gap_texts
+
+_INITIAL = "the encoder keeps its own; the head starts at random, seed {}"
+# What only the author knows.
+_AUTHOR = blanks(contact="authors, contact, citation")
+_USE = blanks(
+    population="patients and images that the model is meant for",
+    users="users, and place in the clinical pathway",
+    out_of_scope="uses that it is not meant for",
+)
+_DATA = blanks(
+    source="source of the images: hospitals, dates, how they were selected",
+    acquisition="devices and acquisition",
+    reference="reference standard: who labelled the images, how, and how well they agree",
+    demographics="age, sex and disease of the patients of each split",
+    privacy="de-identification, ethics approval, consent",
+)
+_STUDY = blanks(
+    protocol="protocol, registration",
+    availability="where code, model and data can be had",
+    funding="funding, conflicts of interest",
+)
 
 
 @dataclass(frozen=True)
@@ -37,9 +58,9 @@ def sections(sources: Sources, license: str | None) -> list[Section]:
     """
     by_patient = "In brackets: 95 % confidence intervals. They respect that images of one patient are alike, where "
     return [
-        Section("Model", [*_model(sources), *_author(license)]),
-        Section("Intended use", [*_use()], "Research, on images like those of the training. Not a medical device."),
-        Section("Training data", [*_data(sources)]),
+        Section("Model", [*_model(sources), Row(id="author.license", label="licence", text=license or ""), *_AUTHOR]),
+        Section("Intended use", _USE, "Research, on images like those of the training. Not a medical device."),
+        Section("Training data", [*_data(sources), *_DATA]),
         Section("Evaluation data", [*_evaluation_data(sources)]),
         Section("Metrics", [*_metrics(sources)], f"{by_patient}patients are known."),
         Section("Operating point", [*_operating_point(sources)]),
@@ -49,7 +70,7 @@ def sections(sources: Sources, license: str | None) -> list[Section]:
         Section("Leakage and shortcuts", [*_audit(sources)]),
         Section("Agreement with the trained model", [*_parity(sources)]),
         Section("Environment", [*_environment(sources)]),
-        Section("About the study", [*_study()]),
+        Section("About the study", _STUDY),
     ]
 
 
@@ -71,7 +92,7 @@ def _model(sources: Sources) -> Iterator[Row]:
     yield from fact("model.preprocess", "preprocessing", model, "feature_spec.preprocess", _pairs)
     yield from fact("model.training", "optimisation", run, "train_spec", _pairs)
     yield from fact("model.imbalance", "class weights", run, "train_spec.class_weight")
-    yield from fact("model.initial", "initial weights", run, "train_spec.seed", _initial)
+    yield from fact("model.initial", "initial weights", run, "train_spec.seed", _INITIAL.format)
     yield from fact("model.selection", "epoch", run, "best_epoch", lambda best: _epoch(run, best))
     if run is not None:
         yield _ensemble(run)
@@ -79,11 +100,6 @@ def _model(sources: Sources) -> Iterator[Row]:
     yield from fact("model.precision", "precision of the weights", model, "precision")
     yield from fact("model.files", "files", sources.certificate, "models", _files)
     yield from fact("model.created", "exported", sources.certificate, "created")
-
-
-def _author(license: str | None) -> Iterator[Row]:
-    yield Row(id="author.license", label="licence", text=license or "")
-    yield blank("author.contact", "authors, contact, citation")
 
 
 def _head(run: Document | None, head: Mapping[str, Any]) -> str:
@@ -94,10 +110,6 @@ def _head(run: Document | None, head: Mapping[str, Any]) -> str:
 
 def _pairs(settings: Mapping[str, Any]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in settings.items())
-
-
-def _initial(seed: int) -> str:
-    return f"the encoder keeps its own; the head starts at random, seed {seed}"
 
 
 def _epoch(run: Document | None, best: int) -> str:
@@ -120,12 +132,6 @@ def _files(models: Mapping[str, Mapping[str, str]]) -> str:
     return "; ".join(f"{each['file']} ({variant}): SHA-256 {each['sha256']}" for variant, each in models.items())
 
 
-def _use() -> Iterator[Row]:
-    yield blank("author.population", "patients and images that the model is meant for")
-    yield blank("author.users", "users, and place in the clinical pathway")
-    yield blank("author.out_of_scope", "uses that it is not meant for")
-
-
 def _data(sources: Sources) -> Iterator[Row]:
     run, counted, described = sources.run, sources.counted, sources.described
     yield from fact("data.images", "images", run, "split.images", _counts)
@@ -140,11 +146,6 @@ def _data(sources: Sources) -> Iterator[Row]:
     yield from fact("data.left_out", "files left out, by reason", counted, "files_left_out", _counts)
     yield from fact("data.corrections", "corrected labels and groups", run, "cache.corrections", lambda c: str(len(c)))
     yield from fact("data.digest", "features", sources.model, "cache_sha256", "content of SHA-256 {}".format)
-    yield blank("author.source", "source of the images: hospitals, dates, how they were selected")
-    yield blank("author.acquisition", "devices and acquisition")
-    yield blank("author.reference", "reference standard: who labelled the images, how, and how well they agree")
-    yield blank("author.demographics", "age, sex and disease of the patients of each split")
-    yield blank("author.privacy", "de-identification, ethics approval, consent")
 
 
 def _counts(counts: Mapping[str, int]) -> str:
@@ -182,7 +183,7 @@ def _evaluation_data(sources: Sources) -> Iterator[Row]:
         id = "data.internal" if not external else "data.external" if unseen else "data.seen"
         yield from fact(id, name, document, key, partial(_study_words, document))
     if not sources.evaluations:
-        yield blank("author.external", "evaluation on images of another source")
+        yield from blanks(external="evaluation on images of another source")
 
 
 def _study_words(document: Document, study: Mapping[str, Any]) -> str:
@@ -320,9 +321,3 @@ def _environment(sources: Sources) -> Iterator[Row]:
 
 def _speed(found: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {value:.1f}" for name, value in found.items())
-
-
-def _study() -> Iterator[Row]:
-    yield blank("author.protocol", "protocol, registration")
-    yield blank("author.availability", "where code, model and data can be had")
-    yield blank("author.funding", "funding, conflicts of interest")

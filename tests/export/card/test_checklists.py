@@ -10,10 +10,8 @@ import pytest
 
 from tests.export.card.studies import AUDIT, SOURCES, STUDY, card_of, sources_of
 from xfeat.export.card.card import make_card
-from xfeat.export.card.checklist import FILLED, NOT_APPLICABLE, PARTLY, Answer
-from xfeat.export.card.claim import CLAIM
+from xfeat.export.card.checklist import CLAIM, FILLED, NOT_APPLICABLE, PARTLY, TRIPOD, Answer
 from xfeat.export.card.rows import FILL_IN
-from xfeat.export.card.tripod import TRIPOD
 from xfeat.featurize.errors import RunError
 
 CASES = [
