@@ -15,18 +15,18 @@ from xfeat.export.build.decision import add_decision, remove_decision
 from xfeat.export.build.fused_model import FusedModel
 from xfeat.export.build.graph import Graph
 from xfeat.export.build.opset import lower_opset
-from xfeat.export.build.resize_graph import PLANES, resize_graph
+from xfeat.export.build.resize_graph import PLANES, RESIZE_PREFIXES, resize_graph
 from xfeat.export.model.interface import CORE_OUTPUTS, INPUT
 from xfeat.export.model.metadata import ModelMetadata
 from xfeat.featurize.engines.conversion import OPSET, to_onnx, write_model
 from xfeat.featurize.specs import PreprocessSpec
 
-_EXAMPLES = 2  # a batch size of one would become a constant of the graph
+EXAMPLES = 2  # a batch size of one would become a constant of the graph
 
 
 def trace(model: FusedModel, side: int) -> onnx.ModelProto:
     """Convert a fused model to ONNX: ``image`` float32 (N, 3, side, side), RGB in 0..255, and all its outputs."""
-    example = torch.zeros((_EXAMPLES, 3, side, side))
+    example = torch.zeros((EXAMPLES, 3, side, side))
     return to_onnx(model, example, input_name=INPUT, output_names=model.output_names, dynamic={0: "N"})
 
 
@@ -72,8 +72,7 @@ def detach_resize(full: onnx.ModelProto, spec: PreprocessSpec) -> onnx.ModelProt
     """Return a full model without resize and decision, as it was traced: ``image`` float32 (N, 3, side, side)."""
     proto = deepcopy(full)
     remove_decision(proto)
-    resize = {name for node in resize_graph(spec).node for name in node.output}
-    nodes = [node for node in proto.graph.node if not resize & set(node.output)]
+    nodes = [node for node in proto.graph.node if not node.name.startswith(RESIZE_PREFIXES)]
     for node in nodes:
         node.input[:] = [INPUT if name == PLANES else name for name in node.input]
     Graph(proto).replace_nodes(nodes)

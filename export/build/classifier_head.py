@@ -16,6 +16,7 @@ _ACCEPTED = (
     "HeadClassifier, LogisticRegression, or another linear classifier with predict_proba, or a pipeline of it with "
     "StandardScaler, RobustScaler, MinMaxScaler or MaxAbsScaler"
 )
+_SCALERS = ("StandardScaler", "RobustScaler", "MinMaxScaler", "MaxAbsScaler")
 Array = NDArray[np.float64]
 
 
@@ -110,26 +111,15 @@ def _scaling(scalers: list[Any]) -> tuple[Array, Array]:
     """Return mean and scale of all scalers in a row: float64 (D,), or (1,) without one."""
     mean, scale = np.zeros(1), np.ones(1)
     for scaler in scalers:
-        own_mean, own_scale = _scaling_of(scaler)
-        mean, scale = mean + scale * own_mean, scale * own_scale
-    return mean, scale
-
-
-def _scaling_of(scaler: Any) -> tuple[Array, Array]:
-    kind = type(scaler).__name__
-    if kind not in ("StandardScaler", "RobustScaler", "MinMaxScaler", "MaxAbsScaler") or getattr(scaler, "clip", False):
-        raise _refused(scaler)
-    if not hasattr(scaler, "n_features_in_"):
-        raise DataError("the scaler is not fitted", found=kind, fix="pipeline.fit(X, y)")
-    mean, scale = np.zeros(1), np.ones(1)
-    if kind == "MinMaxScaler":
-        return -scaler.min_ / scaler.scale_, 1 / scaler.scale_
-    if kind == "StandardScaler" and scaler.with_mean:
-        mean = np.asarray(scaler.mean_, np.float64)
-    if kind == "RobustScaler" and scaler.with_centering:
-        mean = np.asarray(scaler.center_, np.float64)
-    if scaler.scale_ is not None:
-        scale = np.asarray(scaler.scale_, np.float64)
+        kind = type(scaler).__name__
+        if kind not in _SCALERS or getattr(scaler, "clip", False):
+            raise _refused(scaler)
+        if not hasattr(scaler, "n_features_in_"):
+            raise DataError("the scaler is not fitted", found=kind, fix="pipeline.fit(X, y)")
+        # What it maps to 0 and to 1.
+        ends = np.repeat([[0.0], [1.0]], scaler.n_features_in_, axis=1)
+        zero, one = np.asarray(scaler.inverse_transform(ends), np.float64)
+        mean, scale = mean + scale * zero, scale * (one - zero)
     return mean, scale
 
 

@@ -14,6 +14,7 @@ import torch
 from onnx.external_data_helper import uses_external_data
 from onnxscript import optimizer
 
+from xfeat.export.build.assemble import EXAMPLES
 from xfeat.export.build.encoder_network import EncoderNetwork, EncoderTail
 from xfeat.export.build.fused_model import Tail
 from xfeat.featurize.backbones.encoder_file import EncoderFile
@@ -26,7 +27,6 @@ ENCODED = "encoded"
 """Name of the encoder's output in a composed graph: everything before it is the encoder, everything after the tail."""
 
 _MIN_IR_VERSION = 8  # before 4, weights stand among the inputs as well
-_EXAMPLES = 2  # a batch size of one would become a constant of the graph
 # protobuf's limit is 2^31 bytes per file; the rest is for the other parts of the model.
 _MAX_BYTES = 2**31 - 2**27
 
@@ -85,7 +85,7 @@ def compose(network: EncoderNetwork, tail: Tail, preprocess: PreprocessSpec) -> 
     first = _normalisation(preprocess, opset)
     last = to_onnx(
         EncoderTail(encoder, network.pooling, tail),
-        torch.zeros((_EXAMPLES, *rest)),
+        torch.zeros((EXAMPLES, *rest)),
         input_name=ENCODED,
         output_names=tail.output_names,
         dynamic={0: "N"},
@@ -102,15 +102,11 @@ def compose(network: EncoderNetwork, tail: Tail, preprocess: PreprocessSpec) -> 
 
 def _normalisation(preprocess: PreprocessSpec, opset: int) -> onnx.ModelProto:
     """Return the graph of :class:`xfeat.featurize.backbones.network.Normalize`, from ``image`` to ``normalised``."""
-    text = _NORMALISATION.format(side=preprocess.size, mean=_numbers(preprocess.mean), std=_numbers(preprocess.std))
-    graph = onnx.parser.parse_graph(text)
+    mean, std = (", ".join(map(repr, values)) for values in (preprocess.mean, preprocess.std))
+    graph = onnx.parser.parse_graph(_NORMALISATION.format(side=preprocess.size, mean=mean, std=std))
     for node in graph.node:
         node.name = node.output[0]
     return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
-
-
-def _numbers(values: Sequence[float]) -> str:
-    return ", ".join(map(repr, values))
 
 
 def _shape_after_batch(encoder: EncoderFile) -> tuple[int, ...]:

@@ -39,9 +39,8 @@ def ood_score_from_cache(run: Run, spec: ExportSpec) -> tuple[OodScore, NDArray[
         return None, None
     if path is None:
         wanted = Path(run.cache["path"])
-        again = featurize_command(
-            *(run.feature_spec, run.cache["data_root"], wanted, run.class_names, run.cache["weights_path"])
-        )
+        images, weights = run.cache["data_root"], run.cache["weights_path"]
+        again = featurize_command(run.feature_spec, images, wanted, run.class_names, weights)
         raise DataError(
             "the features that the run was trained on are missing, so the out-of-distribution score cannot be fitted",
             path=wanted,
@@ -65,14 +64,14 @@ def ood_score_from_cache(run: Run, spec: ExportSpec) -> tuple[OodScore, NDArray[
 
 
 def _require_unchanged(run: Run, cache: FeatureCache, *, content: bool) -> None:
+    fix = "name the cache of the run with --features PATH, or train on this one with xhead train, or export without "
     if cache.spec.fingerprint != run.feature_spec.fingerprint:
         raise MismatchError(
             "the feature cache was recomputed with other settings since the run",
             path=cache.path,
             expected=run.feature_spec.describe(),
             found=cache.spec.describe(),
-            fix="name the cache of the run with --features PATH, or train on this one with xhead train, or export "
-            "without the ood score with --allow-changed-cache",
+            fix=f"{fix}the ood score with --allow-changed-cache",
         )
     if content and cache.content_sha256 != run.cache["content_sha256"]:
         raise MismatchError(
@@ -80,8 +79,7 @@ def _require_unchanged(run: Run, cache: FeatureCache, *, content: bool) -> None:
             path=cache.path,
             expected=f"content of SHA-256 {run.cache['content_sha256'][:16]}…",
             found=f"{cache.content_sha256[:16]}…",
-            fix="name the cache of the run with --features PATH, or train on this one with xhead train, or export "
-            "without the ood score with --no-ood or --allow-changed-cache",
+            fix=f"{fix}the ood score with --no-ood or --allow-changed-cache",
         )
 
 

@@ -94,10 +94,5 @@ def _at_threshold(run: Run, part: str) -> dict[str, Any]:
     if study is None or study["positive"] is None:
         return {}
     rates = study["classes"][study["positive"]]
-    return {
-        "at_threshold": {
-            "accuracy": study["accuracy"],
-            "sensitivity": rates["sensitivity"],
-            "specificity": rates["specificity"],
-        }
-    }
+    found = {"accuracy": study["accuracy"], **{name: rates[name] for name in ("sensitivity", "specificity")}}
+    return {"at_threshold": found}

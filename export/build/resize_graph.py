@@ -15,6 +15,8 @@ from xfeat.export.model.interface import INPUT
 from xfeat.featurize.specs import PreprocessSpec
 
 PLANES = "planes"
+# They keep names distinct from those of the graph that follows.
+_RESIZE, _BOX = RESIZE_PREFIXES = ("resize_", "box_")
 
 # Source: Pillow, src/libImaging/Resample.c, precompute_coeffs: a kernel around the centre of each output pixel, as
 # wide as an output pixel measured in input pixels but at least 1; weights add up to 1. Centres are at
@@ -147,11 +149,10 @@ def resize_graph(spec: PreprocessSpec) -> onnx.GraphProto:
     N, H and W are free, S is the spec's size. Where the spec cuts nothing off, images of S × S pixels keep every pixel;
     where it does, :func:`xfeat.export.build.box_graph.box_graph` says how such images are passed.
     """
-    # The prefixes keep names distinct from those of the graph that follows.
-    resize = _with_prefix(_resize(spec.size, spec.interpolation), "resize_")
+    resize = _with_prefix(_resize(spec.size, spec.interpolation), _RESIZE)
     if not spec.cuts:
         return resize
-    return onnx.compose.merge_graphs(_with_prefix(box_graph(spec), "box_"), resize, [("picture", INPUT)])
+    return onnx.compose.merge_graphs(_with_prefix(box_graph(spec), _BOX), resize, [("picture", INPUT)])
 
 
 def _with_prefix(graph: onnx.GraphProto, prefix: str) -> onnx.GraphProto:
