@@ -27,7 +27,7 @@ import click
 
 from xfeat.featurize.errors import DataError, ImageError, SpecError, XfeatError
 from xfeat.featurize.system.atomic import replacing
-from xfeat.serve.dicom_sr.identity import MANUFACTURER
+from xfeat.serve.dicom_sr.source import MANUFACTURER
 from xfeat.serve.dicom_sr.write import ReportBuilder
 from xfeat.serve.inference.predictor import Predictor
 from xfeat.serve.inference.results import SkippedImage

@@ -17,8 +17,8 @@ from xfeat.serve.inference.heatmap_png import draw_heatmap
 from xfeat.serve.inference.results import Prediction
 
 _SERIES = 9002
-# A picture to look at, not to measure in: at most 3 MB.
-_LONGEST_SIDE = 1024
+# A picture to look at, not to measure in: at most 3 MB, and wide enough for what it is for.
+_LONGEST_SIDE, _LEAST_WIDTH = 1024, 160
 _OPACITY = 0.5
 _SOURCE_IMAGE = Code("121322", "DCM", "Source Image for Image Processing Operation")
 # What stays true of the pixels below the heatmap.
@@ -85,7 +85,7 @@ def _reference(source: SourceImage) -> Dataset:
 
 def _overlay(picture: Image.Image, heatmap: Any, spec: PreprocessSpec) -> Image.Image:
     """Draw the heatmap over the part of the picture that the network was given, and what it is for below."""
-    scale = min(1.0, _LONGEST_SIDE / max(picture.size))
+    scale = min(_LONGEST_SIDE / max(picture.size), max(1.0, _LEAST_WIDTH / picture.width))
     width, height = (max(1, round(side * scale)) for side in picture.size)
     left, top, right, bottom = (round(edge * scale) for edge in spec.box(*picture.size))
     box = (max(1, right - left), max(1, bottom - top))

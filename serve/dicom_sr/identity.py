@@ -10,10 +10,9 @@ from typing import Any
 from xfeat.export.parity.certificate import certificate_path
 from xfeat.featurize.errors import ModelError
 from xfeat.featurize.text import printable
-from xfeat.serve.dicom_sr.source import stable_uid
+from xfeat.serve.dicom_sr.source import MANUFACTURER, stable_uid
 from xfeat.serve.inference.predictor import Predictor
 
-MANUFACTURER = "xfeat"
 RESEARCH_USE = "For research use only. Not for diagnosis."
 # Source: DICOM PS3.6, LO and CodeMeaning: 64 characters, no backslash.
 _MOST_CHARACTERS = 64

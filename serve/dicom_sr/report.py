@@ -13,14 +13,13 @@ from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from pydicom.sr.coding import Code
 
 from xfeat.serve.dicom_sr.identity import (
-    MANUFACTURER,
     RESEARCH_USE,
     ModelIdentity,
     class_digest,
     long_string,
     probability_of,
 )
-from xfeat.serve.dicom_sr.source import ANY_IMAGE, Dataset, SourceImage, stable_uid
+from xfeat.serve.dicom_sr.source import ANY_IMAGE, MANUFACTURER, Dataset, SourceImage, stable_uid
 from xfeat.serve.inference.results import Prediction
 
 SCHEME = "99XFEAT"

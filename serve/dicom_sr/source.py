@@ -19,7 +19,9 @@ from xfeat.featurize.specs import PreprocessSpec
 # Dataset of pydicom, which is optional.
 Dataset = Any
 
+MANUFACTURER = "xfeat"
 NOT_DICOM = "not a DICOM file"
+OWN_HEATMAP = "made by xfeat itself"
 # What refers to an image, and puts a report beside it.
 _IDENTITY = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
 # Type 2 of the modules Patient and General Study: there in every object, empty if they are not known.
@@ -86,6 +88,8 @@ def read_source(content: bytes, spec: PreprocessSpec) -> SourceImage:
     picture = decode(content, spec)
     tags, layout = read_dicom(content, spec.frames)
     header = _readable(tags)
+    if header.get("Manufacturer") == MANUFACTURER:  # the folder of reports may be in that of the images
+        raise ImageError(OWN_HEATMAP)
     uids = {keyword: header.get(keyword) for keyword in _IDENTITY}  # of several values, pydicom makes a list
     if missing := [keyword for keyword, uid in uids.items() if not uid or not isinstance(uid, str)]:
         raise ImageError(f"DICOM file without one {', '.join(missing)}, which a report must refer to")

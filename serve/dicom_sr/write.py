@@ -14,13 +14,14 @@ from xfeat.export.model.interface import HEATMAP
 from xfeat.featurize.errors import ImageError, MissingExtraError, OutputError
 from xfeat.featurize.system.atomic import replacing
 from xfeat.serve.dicom_sr.identity import ModelIdentity
-from xfeat.serve.dicom_sr.source import NOT_DICOM, SourceImage, read_source
+from xfeat.serve.dicom_sr.source import NOT_DICOM, OWN_HEATMAP, SourceImage, read_source
 from xfeat.serve.inference.predictor import Predictor
 from xfeat.serve.inference.results import Prediction, Result, SkippedImage
 
 logger = logging.getLogger(__name__)
 
 _ELSEWHERE = "choose another folder with --dicom-sr"
+_REPEATED = "its UID and pixels are those of an image before it, which has the report"
 
 
 class ReportBuilder:
@@ -113,6 +114,7 @@ class ReportFolder:
     def __init__(self, predictor: Predictor, folder: Path) -> None:
         self._builder = ReportBuilder(predictor)
         self._folder = folder
+        self._names: set[str] = set()
         self.written = 0
         self.left_out: Counter[str] = Counter()
         self.has_heatmaps = self._builder.has_heatmaps
@@ -133,14 +135,17 @@ class ReportFolder:
             return
         try:
             files = self._builder.build(result, read())
+            if not self._names.isdisjoint(files):  # of another patient, maybe: nothing is replaced
+                raise ImageError(_REPEATED)
         except ImageError as error:
             self.left_out[error.what] += 1
-            if error.what != NOT_DICOM:
+            if error.what not in (NOT_DICOM, OWN_HEATMAP):
                 logger.warning("%s: no report: %s", result.path, error.what)
             return
         for name, content in files.items():
             with replacing(self._folder / name, elsewhere=_ELSEWHERE) as partial:
                 partial.write_bytes(content)
+        self._names.update(files)
         self.written += 1
 
     def summary(self) -> list[str]:

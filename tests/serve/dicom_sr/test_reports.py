@@ -241,6 +241,14 @@ def test_the_heatmap_covers_what_the_network_saw_in_the_shape_of_the_image(repor
     assert coloured[130:].mean() == 0
 
 
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [((8, 8), (160, 160)), ((300, 40), (1024, 137)), ((40, 300), (40, 300)), ((2048, 9), (1024, 4))],
+)
+def test_a_picture_is_wide_enough_for_what_it_is_for_and_not_too_long(shape, expected, report_of):
+    assert report_of(to_bytes(radiograph(np.zeros(shape, np.uint16))))["heatmap"].pixel_array.shape[:2] == expected
+
+
 def test_files_are_called_by_uids_and_what_has_no_report_is_counted(heatmap_model, tmp_path):
     predictor = Predictor(heatmap_model, device="cpu")
     contents = [to_bytes(radiograph(SOPInstanceUID=f"1.2.{number}")) for number in (1, 2)]
@@ -249,7 +257,10 @@ def test_files_are_called_by_uids_and_what_has_no_report_is_counted(heatmap_mode
     for content in [*contents, b"no image"] * 2:
         folder.add(prediction, lambda content=content: content)
     folder.add(SkippedImage(path="x", reason="damaged"), lambda: b"")
-    assert (folder.written, folder.left_out) == (4, {"not a DICOM file": 2})
+    folder.add(prediction, lambda: next((tmp_path / "new" / "out").glob("*.heatmap.dcm")).read_bytes())
+    folder.add(prediction, lambda: to_bytes(radiograph(SOPInstanceUID="1.2.1", PatientID="P-2")))
+    assert folder.written == 2
+    assert {reason.split()[0]: number for reason, number in folder.left_out.items()} == {"not": 2, "its": 3, "made": 1}
     names = sorted(path.name for path in (tmp_path / "new" / "out").iterdir())
     assert [name.split(".", 3)[-1] for name in names] == ["heatmap.dcm", "sr.dcm"] * 2
     (tmp_path / "file").touch()
