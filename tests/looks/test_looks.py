@@ -69,6 +69,7 @@ MASK = """((changing) => {
     if (text !== texts.currentNode.data) texts.currentNode.data = text;
   }
   for (const image of document.images) image.loading = 'eager';
+  return new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(() => drawn())));
 })"""
 SHOWN = "[...document.images].every((image) => image.complete)"
 # Other fonts have other widths, and break lines elsewhere.
