@@ -168,7 +168,7 @@ def _from_records(
         found = records[place] or Records([])
         notes += source.doubts
         names = found.names
-        if not found.all_images:
+        if not source.all_images:
             names, others = choose_images(found.names, source.head)
             left_out += [(f"{place}/{name}".lstrip("/"), reason) for name, reason in others]
         taken, shard_split = set(names), _split_of_shard(place or root.name)

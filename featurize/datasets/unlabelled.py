@@ -19,7 +19,6 @@ from xfeat.featurize.sources.containers import Folder, is_container
 from xfeat.featurize.sources.folder import FolderSource
 from xfeat.featurize.sources.image_source import ImageSource
 from xfeat.featurize.sources.opening import open_source, refuse_pipes
-from xfeat.featurize.sources.parquet_table import ParquetSource
 from xfeat.featurize.urls import Root, Url, root_of
 
 logger = logging.getLogger(__name__)
@@ -123,7 +122,7 @@ def _images_of(source: ImageSource, recursive: bool) -> tuple[list[str], list[st
     if isinstance(source, FolderSource) and not recursive:  # which lists its own files first
         listed = takewhile(lambda name: "/" not in name, listed)
     names, left_out = list[str](), list[tuple[str, str]]()
-    if isinstance(source, ParquetSource):
+    if source.all_images:
         names = list(listed)
     else:
         names, left_out = image_names((name for name in listed if recursive or "/" not in name), source.head)

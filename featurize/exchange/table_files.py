@@ -8,7 +8,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypedDict
@@ -16,7 +16,8 @@ from typing import IO, TYPE_CHECKING, Any, TypedDict
 import numpy as np
 
 from xfeat.featurize.cache.layout import LeftOut, parse_object
-from xfeat.featurize.errors import DataError, SpecError, XfeatError
+from xfeat.featurize.errors import DataError, SpecError
+from xfeat.featurize.sources.image_source import translating
 from xfeat.featurize.sources.parquet_table import arrow, open_parquet
 from xfeat.featurize.system.atomic import replacing
 from xfeat.featurize.system.regular_files import open_regular
@@ -127,21 +128,14 @@ def write_table(path: Path, schema: pa.Schema, blocks: Iterable[pa.RecordBatch],
             partial.write_text(text + "\n", encoding="utf-8")
 
 
-@contextmanager
-def reading(path: Path) -> Iterator[None]:
+def reading(path: Path) -> AbstractContextManager[None]:
     """Translate what libraries raise while a table is read.
 
     Raises:
         DataError: for each of them.
     """
-    pa = arrow()
-    try:
-        yield
-    except XfeatError:
-        raise
-    except (pa.ArrowException, OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, KeyError) as error:
-        found = getattr(error, "strerror", None) or str(error)
-        raise DataError("the table cannot be read", path=path, found=printable(found)[:300], fix=_CHECK) from error
+    kinds = arrow().ArrowException, OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, KeyError
+    return translating("the table cannot be read", *kinds, path=path, fix=_CHECK)
 
 
 def _parsed_note(path: Path, text: str | bytes | None) -> Note | None:

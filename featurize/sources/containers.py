@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 from xfeat.featurize.errors import DataError
 from xfeat.featurize.sources.container_file import ContainerFile
-from xfeat.featurize.sources.image_source import MAX_RATIO, SMALL_BYTES, FileState, ImageSource
+from xfeat.featurize.sources.image_source import MAX_RATIO, SMALL_BYTES, FileState, ImageSource, translating
 from xfeat.featurize.sources.parquet_table import ParquetSource
 from xfeat.featurize.sources.tar_archive import TarSource
 from xfeat.featurize.sources.zip_archive import ZipSource
@@ -51,16 +51,13 @@ def open_container(file: ContainerFile, beside: ImageSource | None = None) -> Im
     Raises:
         DataError: if it is of another kind, damaged, or made to inflate.
     """
-    try:
+    with translating("cannot be read", OSError, path=file.path, fix="check the file"):
         start = file.read_at(0, 512)
-    except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror or error}", path=file.path, fix="check the file") from error
     if start.startswith(b"PAR1"):
         return ParquetSource(file, beside)
     if packer := next((name for magic, name in _OTHER_PACKERS.items() if start.startswith(magic)), ""):
-        raise DataError(
-            f"packed with {packer}", path=file.path, expected="zip, tar or tar.gz", fix="pack it as one of these"
-        )
+        expected = "zip, tar or tar.gz"
+        raise DataError(f"packed with {packer}", path=file.path, expected=expected, fix="pack it as one of these")
     if start.startswith(b"\x1f\x8b"):
         return TarSource(temporary_copy(file, _inflate))
     if start[_MAGIC_AT:].startswith(_MAGIC) or str(file.path).lower().endswith(".tar"):
@@ -202,22 +199,19 @@ def room_for(file: BinaryIO, size: int, path: object) -> None:
 
 def _inflate(original: ContainerFile, target: BinaryIO) -> None:
     logger.info("%s is inflated to a temporary file; a tar without compression is read where it is", original.path)
-    most, done = max(SMALL_BYTES, MAX_RATIO * original.size), 0
-    try:
-        with original.open() as packed, gzip.GzipFile(fileobj=packed) as file:
-            while chunk := file.read(_CHUNK_BYTES):
-                done += len(chunk)
-                if done > most:
-                    raise DataError(
-                        f"inflates to more than {most >> 20} MB",
-                        path=original.path,
-                        expected=f"at most {MAX_RATIO} times its size",
-                        fix="unpack the archive if you trust it",
-                    )
-                if done % (64 * _CHUNK_BYTES) < _CHUNK_BYTES:
-                    room_for(target, _CHUNK_BYTES * 64, original.path)
-                target.write(chunk)
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(
-            "the gzip file is damaged or cut short", path=original.path, found=str(error), fix="download it again"
-        ) from error
+    most, done, path = max(SMALL_BYTES, MAX_RATIO * original.size), 0, original.path
+    kinds = gzip.BadGzipFile, EOFError, zlib.error
+    damaged = translating("the gzip file is damaged or cut short", *kinds, path=path, fix="download it again")
+    with damaged, original.open() as packed, gzip.GzipFile(fileobj=packed) as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            done += len(chunk)
+            if done > most:
+                raise DataError(
+                    f"inflates to more than {most >> 20} MB",
+                    path=path,
+                    expected=f"at most {MAX_RATIO} times its size",
+                    fix="unpack the archive if you trust it",
+                )
+            if done % (64 * _CHUNK_BYTES) < _CHUNK_BYTES:
+                room_for(target, _CHUNK_BYTES * 64, path)
+            target.write(chunk)

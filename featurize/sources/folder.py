@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from xfeat.featurize.errors import DataError, ImageError
+from xfeat.featurize.errors import DataError
 from xfeat.featurize.sources.container_file import ContainerFile
 from xfeat.featurize.sources.containers import Folder
 from xfeat.featurize.sources.image_source import (
@@ -18,6 +18,7 @@ from xfeat.featurize.sources.image_source import (
     FileState,
     check_size,
     digest_mark,
+    translating,
 )
 from xfeat.featurize.system.regular_files import open_regular
 from xfeat.featurize.system.time_limit import limited
@@ -73,7 +74,7 @@ class FolderSource(Folder):
             found = os.stat(file)
         except (OSError, ValueError):
             return None
-        return FileState(found.st_size, found.st_mtime_ns or EPOCH, _change_mark(file, found))
+        return FileState(found.st_size, found.st_mtime_ns or EPOCH, digest_mark(*_identity(file, found)))
 
     def _own_content(self, path: str) -> tuple[bytes, FileState]:
         return read_file(os.path.join(self._root, path))
@@ -90,24 +91,19 @@ def read_file(path: str | os.PathLike[str]) -> tuple[bytes, FileState]:
     """
     data, found = _read(path)
     mtime_ns = (found.st_mtime_ns or EPOCH) if _settled(found) else 0
-    return data, FileState(len(data), mtime_ns, _change_mark(path, found))
+    return data, FileState(len(data), mtime_ns, digest_mark(*_identity(path, found)))
 
 
 @limited(READ_LIMIT_S, "read", most_in_a_row=MOST_IN_A_ROW)
 def _read(path: str | os.PathLike[str], size: int | None = None) -> tuple[bytes, os.stat_result]:
     """Return the first bytes of a file, at most ``size``; by default the whole file."""
-    try:
-        with open_regular(path) as file:
-            found = os.fstat(file.fileno())
-            if size is None:
-                check_size(found.st_size)
-            # Not more than there is: Python reserves what it is asked to read.
-            whole = max(found.st_size, _HEAD_BYTES) + 1
-            return file.read(whole if size is None else min(size, whole)), found
-    except ImageError:
-        raise
-    except (OSError, ValueError) as error:
-        raise ImageError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    with translating("cannot be read", OSError, ValueError), open_regular(path) as file:
+        found = os.fstat(file.fileno())
+        if size is None:
+            check_size(found.st_size)
+        # Not more than there is: Python reserves what it is asked to read.
+        whole = max(found.st_size, _HEAD_BYTES) + 1
+        return file.read(whole if size is None else min(size, whole)), found
 
 
 def local_file(path: Path) -> ContainerFile:
@@ -123,9 +119,8 @@ def local_file(path: Path) -> ContainerFile:
 
 def _cannot_list(error: OSError) -> None:
     # os.walk would skip the folder silently.
-    raise DataError(
-        f"cannot be listed: {error.strerror}", path=error.filename, fix="check its permissions, or move it away"
-    ) from error
+    fix = "check its permissions, or move it away"
+    raise DataError(f"cannot be listed: {error.strerror}", path=error.filename, fix=fix) from error
 
 
 def _is_new(path: str, followed: set[str], again: list[str]) -> bool:
@@ -145,10 +140,6 @@ def _is_new(path: str, followed: set[str], again: list[str]) -> bool:
     return True
 
 
-def _change_mark(path: str | os.PathLike[str], found: os.stat_result) -> int:
-    return digest_mark(*_identity(path, found))
-
-
 def _identity(path: str | os.PathLike[str], found: os.stat_result) -> tuple[int, int, int]:
     """Return which file it is, and when its data or metadata last changed."""
     return _file_system(path, found.st_dev), found.st_ino, found.st_ctime_ns
@@ -166,7 +157,5 @@ def _file_system(path: str | os.PathLike[str], device: int) -> int:
 
 def _settled(found: os.stat_result) -> bool:
     """Tell whether a file had not changed for long enough when it was read. Clocks of other machines do not matter."""
-    if not found.st_ino:  # of file systems that do not tell files apart
-        return False
-    changed = found.st_ctime_ns if found.st_mtime_ns > found.st_ctime_ns else found.st_mtime_ns
-    return time.time_ns() - changed > _SETTLED_NS
+    is_known = found.st_ino != 0  # some file systems do not tell files apart
+    return is_known and time.time_ns() - min(found.st_mtime_ns, found.st_ctime_ns) > _SETTLED_NS

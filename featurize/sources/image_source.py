@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
-from xfeat.featurize.errors import ImageError
+from xfeat.featurize.errors import DataError, ImageError, XfeatError
+from xfeat.featurize.text import printable
+from xfeat.featurize.urls import Root
 
 # Larger than any image: 100 megapixels of RGB are 300 MB. Every decoding thread has one file in memory.
 MAX_FILE_BYTES = 512 << 20
@@ -20,6 +23,7 @@ MAX_NAME = 4096  # as in file systems
 SMALL_BYTES, MAX_RATIO = 64 << 20, 20
 # Reproducible archives date everything 1970; 0 has another meaning here.
 EPOCH = 1
+_LONGEST_REASON = 300
 
 
 class FileState(NamedTuple):
@@ -46,13 +50,11 @@ class Records:
         names: of the images, in the container's order.
         columns: further values by name, a text per image; empty where there is none.
         labels: name of the column that is the label whatever it is called, or empty.
-        all_images: whether everything with a name is an image, whatever its name.
     """
 
     names: Sequence[str]
     columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
     labels: str = ""
-    all_images: bool = False
 
 
 class ImageSource(ABC):
@@ -60,9 +62,11 @@ class ImageSource(ABC):
 
     Attributes:
         doubts: what the user should know of how names were read.
+        all_images: whether everything with a name is an image, whatever its name.
     """
 
     doubts: Sequence[str] = ()
+    all_images: ClassVar[bool] = False
     _not_pickled: ClassVar[tuple[str, ...]] = ()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -102,6 +106,31 @@ class ImageSource(ABC):
     @abstractmethod
     def order(self, path: str) -> tuple[str, int]:
         """Return a key: files are read fastest in its order."""
+
+
+@contextmanager
+def translating(what: str, *kinds: type[Exception], path: Root | None = None, **fields: str) -> Iterator[None]:
+    """Translate what a library raises of a damaged file; it says why in its first line.
+
+    Args:
+        what: the problem.
+        kinds: what the library raises.
+        path: the file; without one, it is an image.
+        fields: of the error, such as ``fix``.
+
+    Raises:
+        DataError: of a file.
+        ImageError: of an image.
+    """
+    try:
+        yield
+    except XfeatError:
+        raise
+    except kinds as error:
+        text = str(getattr(error, "strerror", None) or error) or type(error).__name__
+        found = printable(text.splitlines()[0])[:_LONGEST_REASON]
+        problem = ImageError(f"{what}: {found}") if path is None else DataError(what, path=path, found=found, **fields)
+        raise problem from error
 
 
 def safe_name(name: str) -> str:

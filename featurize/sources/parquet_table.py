@@ -7,13 +7,13 @@ import threading
 from bisect import bisect_right
 from collections import Counter, deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from xfeat.featurize.errors import DataError, ImageError, MissingExtraError, XfeatError
+from xfeat.featurize.errors import DataError, ImageError, MissingExtraError
 from xfeat.featurize.sources.container_file import ContainerFile
 from xfeat.featurize.sources.image_source import (
     MAX_NAME,
@@ -26,6 +26,7 @@ from xfeat.featurize.sources.image_source import (
     Records,
     check_size,
     safe_name,
+    translating,
 )
 from xfeat.featurize.system.time_limit import limited
 from xfeat.featurize.text import listed, quote
@@ -77,6 +78,7 @@ class ParquetSource(ImageSource):
         MissingExtraError: if pyarrow is not installed.
     """
 
+    all_images = True
     _not_pickled = ("_table", "_rows")
 
     def __init__(self, file: ContainerFile, beside: ImageSource | None = None) -> None:
@@ -107,8 +109,7 @@ class ParquetSource(ImageSource):
                 not_kept.append(field.name)
         if not_kept:
             self.doubts.append(f"not kept: {listed(map(quote, not_kept))} (nested columns, or further images)")
-        labels = next((name for name in class_names if name in columns), "")
-        return Records(list(self._row_of), columns, labels, all_images=True)
+        return Records(list(self._row_of), columns, next((name for name in class_names if name in columns), ""))
 
     def _texts(self, column: str, class_names: list[str]) -> list[str]:
         """Return a column as text; refuse rows with several labels, and numbers of classes that have no name."""
@@ -174,7 +175,7 @@ class ParquetSource(ImageSource):
 
     @limited(READ_LIMIT_S, "read", most_in_a_row=MOST_IN_A_ROW)
     def _row(self, row: int) -> tuple[bytes | None, str]:
-        with _reading(self._file, ImageError):
+        with translating("cannot be read from the table", Exception):
             return self._rows.read(row)
 
     def _outside(self, name: str) -> bytes:
@@ -243,20 +244,10 @@ class _RowReader:
         raise ImageError("the table has fewer rows than it says")
 
 
-@contextmanager
-def _reading(file: ContainerFile, kind: type[XfeatError] = DataError) -> Iterator[None]:
-    """Translate what pyarrow raises of a damaged table."""
-    try:
-        yield
-    except XfeatError:
-        raise
-    except Exception as error:  # pyarrow has errors of its own, and passes on those of the file
-        found = quote(str(error).splitlines()[0] if str(error) else type(error).__name__)
-        if kind is ImageError:
-            raise ImageError(f"cannot be read from the table: {found}") from error
-        raise DataError(
-            "the parquet table cannot be read", path=file.path, found=found, fix="download or write it again"
-        ) from error
+def _reading(file: ContainerFile) -> AbstractContextManager[None]:
+    """Translate what is raised of a damaged table: pyarrow has errors of its own, and passes on those of the file."""
+    what, fix = "the parquet table cannot be read", "download or write it again"
+    return translating(what, Exception, path=file.path, fix=fix)
 
 
 def _image_column(file: ContainerFile, table: pq.ParquetFile) -> tuple[str, bool]:

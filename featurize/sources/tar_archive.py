@@ -7,7 +7,7 @@ import posixpath
 import tarfile
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any, BinaryIO, NamedTuple
 
 from xfeat.featurize.errors import DataError, ImageError
@@ -22,6 +22,7 @@ from xfeat.featurize.sources.image_source import (
     Records,
     check_size,
     safe_name,
+    translating,
 )
 from xfeat.featurize.system.time_limit import limited
 from xfeat.featurize.text import listed, quote
@@ -62,7 +63,9 @@ class TarSource(ImageSource):
         self._members: dict[str, _Member] = {}
         self._labels: dict[str, dict[str, str]] = {}  # kind -> key of the sample -> content
         left_out: Counter[str] = Counter()
-        with _reading(file), file.open() as opened:
+        kinds = tarfile.TarError, OSError, ValueError, EOFError
+        damaged = translating("the tar archive cannot be read", *kinds, path=file.path, fix=_NOT_TAR)
+        with damaged, file.open() as opened:
             handle = _BoundedReads(opened)
             start: int | None = 0
             while start is not None and start < file.size:
@@ -131,10 +134,8 @@ class TarSource(ImageSource):
 
     @limited(READ_LIMIT_S, "read", most_in_a_row=MOST_IN_A_ROW)
     def _read(self, member: _Member, size: int) -> bytes:
-        try:
+        with translating("cannot be read from the archive", OSError):
             return self._file.read_at(member.offset, min(size, member.size))
-        except OSError as error:
-            raise ImageError(f"cannot be read from the archive: {error.strerror or error}") from error
 
     def _list(self, handle: _BoundedReads, start: int, left_out: Counter[str]) -> int | None:
         """List the archive that starts there; return where another one starts after its end, if one does."""
@@ -248,16 +249,3 @@ class _BoundedReads:
         if not 0 <= size <= _MAX_HEADER_BYTES:
             raise tarfile.ReadError(f"a header of {size} bytes")
         return self._file.read(size)
-
-
-@contextmanager
-def _reading(file: ContainerFile) -> Iterator[None]:
-    """Translate what Python raises of a damaged archive."""
-    try:
-        yield
-    except DataError:
-        raise
-    except (tarfile.TarError, OSError, ValueError, EOFError) as error:
-        raise DataError(
-            "the tar archive cannot be read", path=file.path, found=quote(str(error)), fix=_NOT_TAR
-        ) from error

@@ -25,6 +25,7 @@ from xfeat.featurize.sources.image_source import (
     FileState,
     ImageSource,
     check_size,
+    translating,
 )
 from xfeat.featurize.system.time_limit import TimeLimitError, limited
 from xfeat.featurize.text import quote
@@ -54,20 +55,14 @@ class ZipSource(ImageSource):
 
     def __init__(self, file: ContainerFile) -> None:
         self._file, path = file, file.path
+        expected = "a folder, an archive (zip, tar), a parquet table or a CSV file"
+        fix = "check the file: its end may be missing, or it is of another kind"
+        kinds = *_BROKEN, OverflowError, MemoryError
         try:
-            infos = self._archive.infolist()
+            with translating("not a zip archive", *kinds, path=path, expected=expected, fix=fix):
+                infos = self._archive.infolist()
         except TimeLimitError as error:
             raise DataError(f"its list of files was {error.what}", path=path, fix="check the disk or mount") from error
-        except DataError:
-            raise
-        except (*_BROKEN, OverflowError, MemoryError) as error:
-            raise DataError(
-                "not a zip archive",
-                path=path,
-                expected="a folder, an archive (zip, tar), a parquet table or a CSV file",
-                found=str(error),
-                fix="check the file: its end may be missing, or it is of another kind",
-            ) from error
         members = [info for info in infos if not info.filename.endswith(("/", "\\"))]
         _refuse_impossible(path, members)
         names, self.doubts = _member_names(members)
@@ -126,13 +121,8 @@ class ZipSource(ImageSource):
         if info.file_size > max(SMALL_BYTES, MAX_RATIO * info.compress_size):
             ratio = info.file_size // max(1, info.compress_size)
             raise ImageError(f"inflates to {info.file_size >> 20} MB, {ratio} times its size in the archive")
-        try:
-            with self._archive.open(info) as file:
-                return file.read(size)
-        except DataError:  # nothing can be read any more
-            raise
-        except _BROKEN as error:
-            raise ImageError(f"cannot be read from the archive: {error}") from error
+        with translating("cannot be read from the archive", *_BROKEN), self._archive.open(info) as file:
+            return file.read(size)
 
 
 def _refuse_impossible(path: Root, members: list[zipfile.ZipInfo]) -> None:
