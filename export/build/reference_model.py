@@ -21,6 +21,7 @@ from xfeat.featurize.backbones.registry import is_foreign
 from xfeat.featurize.backbones.weights import Weights
 from xfeat.featurize.images.preprocess import Pixels
 from xfeat.featurize.specs import FeatureSpec
+from xfeat.head.evaluation.study import plain_accuracy
 from xfeat.head.reports.study_text import expected_elsewhere
 from xfeat.head.runs.inputs import weights_of
 from xfeat.head.runs.reader import Run
@@ -76,7 +77,7 @@ def metadata_of(run: Run, ood_threshold: float | None, ood: ArrayLike | None = N
         cache_sha256=run.cache["content_sha256"],
         head_sha256=run.head_sha256,
         run=run.name,
-        metrics={part: {**metrics, **_at_threshold(run, part)} for part, metrics in run.metrics.items()},
+        metrics={part: {**metrics, **_of_study(run, part)} for part, metrics in run.metrics.items()},
         ood_threshold=ood_threshold,
         audit=run.audit,
         elsewhere=expected_elsewhere(elsewhere) if elsewhere else None,
@@ -89,10 +90,14 @@ def _validation_probabilities(run: Run) -> list[list[float]]:
     return [[float(row[f"p_{name}"]) for name in run.class_names] for row in rows]
 
 
-def _at_threshold(run: Run, part: str) -> dict[str, Any]:
+def _of_study(run: Run, part: str) -> dict[str, Any]:
+    """Return what the page of a model shows of a part: its interval by patient, and the figures at the threshold."""
     study = run.statistics.get(part)
-    if study is None or study["positive"] is None:
+    if study is None:
         return {}
+    by_patient = {"accuracy_interval": plain_accuracy(study)["interval"]}
+    if study["positive"] is None:
+        return by_patient
     rates = study["classes"][study["positive"]]
     found = {"accuracy": study["accuracy"], **{name: rates[name] for name in ("sensitivity", "specificity")}}
-    return {"at_threshold": found}
+    return {**by_patient, "at_threshold": found}

@@ -95,7 +95,7 @@ def _of_metadata(described: Document) -> Iterator[Metric]:
     split = next((each for each in ("test", "valid") if described.get(f"metrics.{each}")), None)
     if split is None:
         return
-    images = f"{split}, most probable class, each image on its own"
+    images = f"{split}, most probable class"
     for name, key in {"accuracy": "accuracy_interval", "auc": "auc_interval"}.items():
         value, interval = described.get(f"metrics.{split}.{name}"), described.get(f"metrics.{split}.{key}")
         if isinstance(value, int | float):
