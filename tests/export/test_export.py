@@ -29,6 +29,7 @@ from xfeat.featurize.backbones.weights import sha256_of
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.errors import OutputError
 from xfeat.featurize.images.preprocess import load_pixels
+from xfeat.head.evaluation.study import plain_accuracy
 
 Xexport = Callable[..., Result]
 
