@@ -175,7 +175,8 @@ def _from_records(
         cells = [found.columns.get(column, [""] * len(found.names)) for column in header]
         for at, name in enumerate(found.names):
             if name in taken:
-                value = {role: _value(cells[column][at]) for role, column in roles.items()}
+                texts = {role: cells[column][at].strip() for role, column in roles.items()}
+                value = {role: "" if text.casefold() in NO_VALUE else text for role, text in texts.items()}
                 label, group = value.get("label", ""), value.get("group", "")
                 split = split_of(value.get("split", "")) or shard_split
                 path, more = f"{place}/{name}" if place else name, tuple(cells[column][at] for column in further)
@@ -190,11 +191,6 @@ def _from_records(
     text = f"{count_splits(images)}, as {where}" + f" ({used})" * bool(used)
     columns = tuple(TableColumn(name, root.name) for name in further.values())
     return Listing(images, text, left_out, [*dict.fromkeys(notes), *unified], "", columns, tuple(header))
-
-
-def _value(text: str) -> str:
-    text = text.strip()
-    return "" if text.casefold() in NO_VALUE else text
 
 
 def _split_of_shard(place: str) -> str:

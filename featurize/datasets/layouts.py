@@ -165,9 +165,8 @@ def open_dataset(
         logger.info("%s", line)
     if groups is not None:
         group_of, header = _read_groups(listing, root, groups, columns)
-        listing = _with_groups(
-            replace(listing, headers=(*listing.headers, *header)), root, group_of, f"--groups {groups}"
-        )
+        listing = replace(listing, headers=(*listing.headers, *header))
+        listing = _with_groups(listing, root, group_of, f"--groups {groups}")
     elif source is not None:  # a table has a column for them
         listing = _with_own_groups(listing, root, source)
     if metadata is not None:

@@ -28,6 +28,7 @@ from xfeat.featurize.urls import is_url
 
 logger = logging.getLogger(__name__)
 
+USE_SPLITS = "use train, valid or test, or leave the value empty"
 _NO_ADDRESS = "write paths relative to the table, and put the table beside the images, here or at their address"
 
 
@@ -51,8 +52,7 @@ def read_manifest(
     table = read_table(path, ("path", "label"), ("split", "group"), choice=choice, content=content)
     rows, left_out = _labelled(table)
     splits, unknown = splits_of(path, table.columns.get("split", ""), [row.split for row in rows])
-    fix = "use train, valid or test, or leave the value empty"
-    _refuse(table, [rows[at] for at in unknown], "split", "has an unknown split", fix)
+    refuse_rows(table, [rows[at] for at in unknown], "split", "has an unknown split", USE_SPLITS)
     paths = _locate(table, rows, path.parent, folder)
     listed = [
         ListedImage(file, row.label, split, row.group, row.further)
@@ -129,7 +129,12 @@ def _named(rows: Iterable[TableRow], column: str) -> str:
     return name_lines([(row.line, getattr(row, column)) for row in rows])
 
 
-def _refuse(table: Table, rows: list[TableRow], column: str, what: str, fix: str) -> None:
+def refuse_rows(table: Table, rows: Sequence[TableRow], column: str, what: str, fix: str) -> None:
+    """Refuse rows of a table, if there are any.
+
+    Raises:
+        DataError: that names their lines, and what they have in a column.
+    """
     if rows:
         raise DataError(f"line {rows[0].line} {what}", path=table.path, found=_named(rows, column), fix=fix)
 
@@ -141,14 +146,14 @@ def _warn(table: Table, rows: list[TableRow], what: str) -> None:
 
 def _refuse_without_path(table: Table) -> None:
     fix = f"enter an image in the column {table.columns['path']}, or remove the line"
-    _refuse(table, [row for row in table.rows if not row.path], "label", "has no path", fix)
+    refuse_rows(table, [row for row in table.rows if not row.path], "label", "has no path", fix)
 
 
 def _labelled(table: Table) -> tuple[list[TableRow], LeftOut]:
     """Divide the rows into those with one label, and what is left out for want of one."""
     _refuse_without_path(table)
     fix = "give each image one label, or remove these lines"
-    _refuse(table, _with_several_labels(table.rows), "label", "has several labels in one cell", fix)
+    refuse_rows(table, _with_several_labels(table.rows), "label", "has several labels in one cell", fix)
     without = [row for row in table.rows if not row.label]
     _warn(table, without, f"no label in {len(without)} of {len(table.rows)} rows")
     if len(without) == len(table.rows):
@@ -215,7 +220,7 @@ def _locate(table: Table, rows: list[TableRow], root: Path, folder: ImageSource 
     found = _find(table, rows, root, exists, below)
     missing = [row for row, file in zip(rows, found, strict=True) if not file]
     folders = [row for row in missing if os.path.isdir(os.path.join(root, written_path(row.path)))]
-    _refuse(table, folders, "path", "names a folder", "give each image a row")
+    refuse_rows(table, folders, "path", "names a folder", "give each image a row")
     if missing and len(missing) == len(rows):
         raise DataError(
             "none of its images is there",
@@ -235,8 +240,8 @@ def _find(
     urls = [row for row in rows if is_url(row.path)]
     outside = [row for row in rows if is_outside(row.path, root)]
     move = f"move the table into the folder of the images, or write paths relative to {root}"
-    _refuse(table, urls, "path", "has an address in place of a file", _NO_ADDRESS)
-    _refuse(table, outside, "path", f"has an absolute path outside {root}", move)
+    refuse_rows(table, urls, "path", "has an address in place of a file", _NO_ADDRESS)
+    refuse_rows(table, outside, "path", f"has an absolute path outside {root}", move)
     found = find_files([row.path for row in rows], root, exists, files)
     for row, paths in zip(rows, found, strict=True):
         if len(paths) > 1:

@@ -13,7 +13,7 @@ from typing import Any
 from xfeat.featurize.datasets.column_choice import MISSING, ColumnChoice
 from xfeat.featurize.datasets.file_lookup import find_files
 from xfeat.featurize.datasets.image_files import ListedImage, Listing, TableColumn
-from xfeat.featurize.datasets.manifest import contradiction
+from xfeat.featurize.datasets.manifest import USE_SPLITS, contradiction, refuse_rows
 from xfeat.featurize.datasets.structure import splits_of
 from xfeat.featurize.datasets.tables import Table, TableRow, name_lines, read_table
 from xfeat.featurize.errors import DataError
@@ -95,9 +95,8 @@ _Found = list[Sequence[int]]
 def _by_path(table: Table, images: Sequence[ListedImage], root: Root) -> _Found:
     numbers = {image.path: number for number, image in enumerate(images)}
     named = [row.path or "\0" for row in table.rows]
-    return [
-        [numbers[path] for path in paths] for paths in find_files(named, root, numbers.__contains__, lambda: numbers)
-    ]
+    found = find_files(named, root, numbers.__contains__, lambda: numbers)
+    return [[numbers[path] for path in paths] for paths in found]
 
 
 def _by_group(table: Table, images: Sequence[ListedImage]) -> _Found:
@@ -177,48 +176,37 @@ def is_missing(text: str) -> bool:
 
 def _with_same(table: Table, images: list[ListedImage], rows: _Rows, column: str) -> list[ListedImage]:
     """Return images with the labels or splits of their rows; refuse those that contradict what the images have."""
-    fix = f"correct it, or give the column another name: --columns finding={table.columns[column]}"
-    values, unknown = [getattr(row, column) if row else "" for row in rows], list[int]()
+    fix = f"give the column another name: --columns finding={table.columns[column]}"
+    values = [getattr(row, column) if row else "" for row in rows]
     if column == "split":
         values, unknown = splits_of(table.path, column, values)
-    if wrong := [row for at in unknown if (row := rows[at])]:
-        raise DataError(
-            f"line {wrong[0].line} has an unknown split",
-            path=table.path,
-            expected="train, valid or test, or nothing",
-            found=name_lines([(row.line, row.split) for row in wrong]),
-            fix=fix,
-        )
+        wrong = [row for at in unknown if (row := rows[at])]
+        refuse_rows(table, wrong, "split", "has an unknown split", f"{USE_SPLITS}, or {fix}")
     if not any(getattr(image, column) for image in images):
         new: list[dict[str, Any]] = [{column: value} for value in values]
         return [image._replace(**value) for image, value in zip(images, new, strict=True)]
-    pairs = zip(images, values, strict=True)
-    differ = [
+    if differ := [
         f"{quote(image.path)}: {quote(getattr(image, column))}, in the table {quote(value)}"
-        for image, value in pairs
+        for image, value in zip(images, values, strict=True)
         if value and getattr(image, column).casefold() != value.casefold()
-    ]
-    if differ:
+    ]:
         raise DataError(
             f"column {quote(table.columns[column])} contradicts the {column} of {len(differ)} of {len(images)} images",
             path=table.path,
             expected=f"the same {column}s, or none",
             found=listed(differ[:3], "; "),
-            fix=fix,
+            fix=f"correct it, or {fix}",
         )
     return images
 
 
 def _with_groups(table: Table, images: list[ListedImage], rows: _Rows) -> list[ListedImage]:
     """Return images with the groups of their rows where they have none; others stay."""
-    groups = [row.group if row else "" for row in rows]
-    other = [
-        image.path for image, group in zip(images, groups, strict=True) if group and image.group not in ("", group)
-    ]
-    if other:
+    pairs = [(image, row.group if row else "") for image, row in zip(images, rows, strict=True)]
+    if other := [image.path for image, group in pairs if group and image.group not in ("", group)]:
         what = f"images with another group, which stays: {len(other)}"
         logger.warning("%s: column %s: %s (%s)", table.path, table.columns["group"], what, listed(other))
-    return [image._replace(group=image.group or group) for image, group in zip(images, groups, strict=True)]
+    return [image._replace(group=image.group or group) for image, group in pairs]
 
 
 def _with_columns(listing: Listing, table: Table, rows: _Rows) -> Listing:
@@ -227,10 +215,9 @@ def _with_columns(listing: Listing, table: Table, rows: _Rows) -> Listing:
     names = [column.name.casefold() for column in listing.columns]
     columns = list(listing.columns)
     for at, name in enumerate(table.further):
-        values = [row.further[at] if row else "" for row in rows]
+        pairs = [(has, row.further[at] if row else "") for has, row in zip(texts, rows, strict=True)]
         if name.casefold() in names:
             place = names.index(name.casefold())
-            pairs = list(zip(texts, values, strict=True))
             differ = sum(not (is_missing(has[place]) or is_missing(new) or has[place] == new) for has, new in pairs)
             if not differ:
                 for has, new in pairs:
@@ -242,7 +229,7 @@ def _with_columns(listing: Listing, table: Table, rows: _Rows) -> Listing:
             logger.warning("%s: column %s %s", table.path, other.name, what)
         names.append(name.casefold())
         columns.append(TableColumn(name, table.path.name))
-        for has, new in zip(texts, values, strict=True):
+        for has, new in pairs:
             has.append(new)
     images = [image._replace(further=tuple(has)) for image, has in zip(listing.images, texts, strict=True)]
     return replace(listing, images=images, columns=tuple(columns))

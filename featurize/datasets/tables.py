@@ -195,7 +195,7 @@ def read_content(path: Root, read: Callable[[str], tuple[bytes, FileState]], nam
 def name_lines(rows: Sequence[tuple[int, str]]) -> str:
     """Return ``line 2: a.png, line 5: b.png and 14 more``."""
     shown = ", ".join(f"line {line}: {quote(text)}" for line, text in rows[:_LINES_NAMED])
-    return shown + (f" and {len(rows) - _LINES_NAMED} more" if len(rows) > _LINES_NAMED else "")
+    return shown + f" and {len(rows) - _LINES_NAMED} more" * (len(rows) > _LINES_NAMED)
 
 
 def _warn_once(text: str, said: set[str]) -> None:

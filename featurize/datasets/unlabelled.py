@@ -89,10 +89,10 @@ def list_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
     found: list[Path] = []
     for path in map(Path, [paths] if isinstance(paths, str | os.PathLike) else paths):
         _require_there(path)
-        names = [] if path.is_file() else _images_of(FolderSource(path), recursive=True)[0]
-        if not names and not path.is_file():
+        images = [path] if path.is_file() else [path / name for name in _images_of(FolderSource(path), True)[0]]
+        if not images:
             raise _no_images(path)
-        found += [path / name for name in names] or [path]
+        found += images
     return found
 
 
@@ -121,12 +121,11 @@ def _images_of(source: ImageSource, recursive: bool) -> tuple[list[str], list[st
     listed = source.names()
     if isinstance(source, FolderSource) and not recursive:  # which lists its own files first
         listed = takewhile(lambda name: "/" not in name, listed)
-    names, left_out = list[str](), list[tuple[str, str]]()
     if source.all_images:
-        names = list(listed)
+        names, left_out = list(listed), list[tuple[str, str]]()
     else:
         names, left_out = image_names((name for name in listed if recursive or "/" not in name), source.head)
-        names.sort()
+    names.sort()
     if not isinstance(source, Folder):
         names.sort(key=source.order)
     shards = [] if names else sorted(name for name, _ in left_out if is_container(name))

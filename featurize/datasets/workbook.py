@@ -47,16 +47,15 @@ def workbook_rows(path: Path, content: bytes) -> Iterator[tuple[int, list[str]]]
     try:
         import openpyxl
     except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            "Excel workbooks need openpyxl", path=path, fix="pip install 'xfeat-onnx[excel]'"
-        ) from error
+        fix = "pip install 'xfeat-onnx[excel]'"
+        raise MissingExtraError("Excel workbooks need openpyxl", path=path, fix=fix) from error
     _check_size(path, content)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of features that do not matter here, such as validations
             values = openpyxl.load_workbook(io.BytesIO(content), read_only=True, data_only=True, keep_links=False)
             sheet = _first_visible(path, values)
-            formulas = None
+            formulas: Iterator[Any] = iter(())
             if _has_formulas(content):
                 book = openpyxl.load_workbook(io.BytesIO(content), read_only=True, keep_links=False)
                 formulas = _first_visible(path, book).iter_rows()
@@ -64,12 +63,11 @@ def workbook_rows(path: Path, content: bytes) -> Iterator[tuple[int, list[str]]]
     except DataError:
         raise
     except Exception as error:  # whatever is wrong with it
-        raise DataError(
-            "not a workbook that can be read", path=path, found=f"{type(error).__name__}: {quote(error)}", fix=_SAVE
-        ) from error
+        found = f"{type(error).__name__}: {quote(error)}"
+        raise DataError("not a workbook that can be read", path=path, found=found, fix=_SAVE) from error
 
 
-def _rows(path: Path, rows: Iterator[Any], formulas: Iterator[Any] | None) -> Iterator[tuple[int, list[str]]]:
+def _rows(path: Path, rows: Iterator[Any], formulas: Iterator[Any]) -> Iterator[tuple[int, list[str]]]:
     cells = 0
     for number, row in enumerate(rows, start=1):
         cells += len(row)
@@ -80,7 +78,7 @@ def _rows(path: Path, rows: Iterator[Any], formulas: Iterator[Any] | None) -> It
                 expected=f"at most {SHEET_ROWS:,} rows and {_MANY_CELLS:,} cells",
                 fix="remove cells far below or far to the right of the table, or save it as CSV",
             )
-        for cell in next(formulas, ()) if formulas is not None else ():
+        for cell in next(formulas, ()):
             if cell.data_type == "f" and row[cell.column - 1].value is None:
                 raise DataError(
                     f"row {number}: the formula in {cell.coordinate} has no value",
@@ -111,9 +109,8 @@ def _text(cell: Any) -> str:
 
 
 def _first_visible(path: Path, book: Any) -> Any:
-    sheets = [
-        sheet for sheet in book.worksheets if sheet.sheet_state == "visible" and hasattr(sheet, "reset_dimensions")
-    ]
+    visible = (sheet for sheet in book.worksheets if sheet.sheet_state == "visible")
+    sheets = [sheet for sheet in visible if hasattr(sheet, "reset_dimensions")]  # a chart has no rows
     if not sheets:
         raise DataError("no visible sheet", path=path, fix=_SAVE)
     if len(sheets) > 1 and book.data_only:

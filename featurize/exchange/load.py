@@ -139,10 +139,9 @@ def _described(
 
 def _own_spec(path: Path, name: str | None, rows: StagedRows, digest: hashlib._Hash, columns: Columns) -> FeatureSpec:
     """Return a spec that no other features have: they are known by their content alone."""
-    named = re.sub(r"[^\w.-]+", "_", name or path.stem)
-    return FeatureSpec(
-        backbone=f"{LOADED}{named}", weights_sha256=content_digest(digest.copy(), columns), dtype=rows.dtype.name
-    )
+    backbone = LOADED + re.sub(r"[^\w.-]+", "_", name or path.stem)
+    content = content_digest(digest.copy(), columns)
+    return FeatureSpec(backbone=backbone, weights_sha256=content, dtype=rows.dtype.name)
 
 
 def _file_columns(cells: Cells, paths: Sequence[str], order: Sequence[int]) -> dict[str, Any]:

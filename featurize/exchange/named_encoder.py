@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
@@ -111,11 +112,9 @@ class NamedEncoder:
         """Read the images that are there, so that later commands recognise them."""
         sha256, size = list(described.columns.sha256), described.columns.size.copy()
         for done, row in enumerate(there, start=1):
-            try:
+            with suppress(ImageError):
                 content = source.read(described.columns.path[row])[0]
-            except ImageError:
-                continue
-            sha256[row], size[row] = hashlib.sha256(content).hexdigest(), len(content)
+                sha256[row], size[row] = hashlib.sha256(content).hexdigest(), len(content)
             if self.progress is not None:
                 self.progress(done, len(there))
         if len(there) < len(sha256):

@@ -195,8 +195,8 @@ def _write_parquet(path: Path, schema: pa.Schema, blocks: Iterable[pa.RecordBatc
 def _open_csv(path: Path) -> TableFile:
     with open_regular(path) as file:
         start = file.read(_CSV_BLOCK_BYTES)
-    encoding = "utf-16" if start[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    text = start.decode(encoding, "replace")
+    encoding = "utf-16" if start[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8"
+    text = start.decode(encoding, "replace").removeprefix("\ufeff")
     header, _, rest = text.partition("\n")
     delimiter = max(",;\t", key=header.count)
     names = next(csv.reader([header.rstrip("\r")], delimiter=delimiter), [])
@@ -210,9 +210,7 @@ def _open_csv(path: Path) -> TableFile:
 
         pa = arrow()
         types = {"feature": pa.float32(), "number": pa.float64(), "text": pa.string()}
-        read = arrow_csv.ReadOptions(
-            use_threads=False, encoding=encoding.removesuffix("-sig"), block_size=_CSV_BLOCK_BYTES
-        )
+        read = arrow_csv.ReadOptions(use_threads=False, encoding=encoding, block_size=_CSV_BLOCK_BYTES)
         parse = arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
         # pyarrow finds a column by its name; two of one name are refused before.
         convert = arrow_csv.ConvertOptions(

@@ -105,13 +105,9 @@ def _features(table: TableFile, block: pa.RecordBatch, names: Sequence[str], bef
     if len(bad := np.flatnonzero(~finite_rows(found))):
         raise refused_rows(table, "with features that are not finite, or too large", (len(before) + bad).tolist())
     if not 1 <= found.shape[1] <= MOST_FEATURES:
-        raise DataError(
-            "so many features are not possible",
-            path=table.path,
-            expected=f"1 to {MOST_FEATURES} numbers per row",
-            found=str(found.shape[1]),
-            fix="check the column of the features",
-        )
+        expected, fix = f"1 to {MOST_FEATURES} numbers per row", "check the column of the features"
+        number = str(found.shape[1])
+        raise DataError("so many features are not possible", path=table.path, expected=expected, found=number, fix=fix)
     return found
 
 

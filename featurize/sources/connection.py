@@ -58,13 +58,11 @@ class Connection:
 
     @cached_property
     def _files(self) -> Any:
-        try:
-            from fsspec.core import url_to_fs
-        except ImportError as error:
-            raise MissingExtraError("fsspec is not installed", fix="pip install 'xfeat-onnx[remote]'") from error
         for name in _LOGGING:  # their warnings and tracebacks would be printed; errors are reported here
             logging.getLogger(name).addHandler(logging.NullHandler())
         try:
+            from fsspec.core import url_to_fs
+
             files, _ = url_to_fs(self.url.full, skip_instance_cache=True, **_options(self._service))
         except ImportError as error:
             raise MissingExtraError(

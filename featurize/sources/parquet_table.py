@@ -198,9 +198,8 @@ class ParquetSource(ImageSource):
         names = [safe_name(((cell or {}).get("path") or "").replace("\\", "/")) for cell in cells]
         if len(set(names)) == count and all(0 < len(name) <= MAX_NAME and "\0" not in name for name in names):
             return names
-        return [
-            f"{row:0{_DIGITS}d}{posixpath.splitext(name)[1][:10]}" for row, name in enumerate(names or [""] * count)
-        ]
+        suffixes = [posixpath.splitext(name)[1][:10] for name in names] or [""] * count
+        return [f"{row:0{_DIGITS}d}{suffix}" for row, suffix in enumerate(suffixes)]
 
 
 class _RowReader:

@@ -37,6 +37,7 @@ _TIMES = ("LastModified", "last_modified", "Last-Modified", "updated", "mtime", 
 class RemoteFile(ContainerFile):
     """A file at an address, read by ranges."""
 
+    path: Url
     connection: Connection
 
     def open(self) -> BinaryIO:
@@ -53,7 +54,6 @@ class RemoteFile(ContainerFile):
         end = min(offset + size, self.size)
         if offset >= end:
             return b""
-        assert isinstance(self.path, Url)
         data = self.connection.part_of_large(self.path, self.size, offset, end)
         if len(data) != end - offset:
             raise DataError(
@@ -75,9 +75,6 @@ class _Ranges(io.RawIOBase):
 
     def seekable(self) -> bool:
         return True
-
-    def tell(self) -> int:
-        return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._file.size}[whence]
@@ -116,7 +113,6 @@ def remote_file(connection: Connection, url: Url) -> ContainerFile | None:
 
 def _fetch(original: ContainerFile, target: BinaryIO) -> None:
     assert isinstance(original, RemoteFile)
-    assert isinstance(original.path, Url)
     connection, url = original.connection, original.path
     logger.info("%s: the server does not send parts of a file; all of it is fetched to a temporary file", url)
 
