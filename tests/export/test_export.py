@@ -193,9 +193,9 @@ def test_the_metadata_are_those_of_the_run(exported: Any) -> None:
         assert (said.head_sha256, said.cache_sha256) == (run.head_sha256, run.cache["content_sha256"])
         assert (said.run, said.precision) == ("first", "float32")
         # The page shows intervals by patient, as the report does; those of run.metrics are by image.
-        for part, metrics in run.metrics.items():
-            by_patient = plain_accuracy(run.statistics[part])["interval"]
-            assert said.metrics[part] == {**metrics, "accuracy_interval": by_patient}
+        for part, study in run.statistics.items():
+            by_patient = plain_accuracy(study)["interval"]
+            assert said.metrics[part] == {**run.metrics[part], "accuracy_interval": by_patient}
 
 
 def test_the_certificate_has_the_files_the_checks_and_the_timings(exported: Any) -> None:
