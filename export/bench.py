@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -152,12 +152,10 @@ def _usable_providers(models: Sequence[Path], reference: ReferenceModel | None) 
 def _time_all(
     models: Sequence[Path], reference: ReferenceModel | None, setting: _Setting, spec: BenchSpec
 ) -> list[Speed]:
-    opened = [
-        open_model(path, setting.threads, spin=spec.spin)
-        if setting.provider == "cpu"
-        else open_model(path, setting.threads, device=setting.provider, cuda_graphs=spec.cuda_graphs)
-        for path in models
-    ]
+    placing: dict[str, Any] = {"device": setting.provider, "cuda_graphs": spec.cuda_graphs}
+    if setting.provider == "cpu":
+        placing = {"spin": spec.spin}
+    opened = [open_model(path, setting.threads, **placing) for path in models]
     calls: list[tuple[str, Call]] = []
     if reference is not None:
         with _failures("torch", setting):

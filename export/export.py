@@ -201,10 +201,9 @@ def _check(
     found = {}
     for variant, file in files.items():
         for provider, model in open_on_providers(file).items():
-            run = partial(onnx_probabilities, model)
-            found[variant, provider] = run(images.pixels, counter)
-            agreements = check_variant(model, images, expected, found[variant, provider], counter)
+            agreements, found[variant, provider] = check_variant(model, images, expected, counter)
             checks.setdefault(provider, {}).update(agreements)
+            run = partial(onnx_probabilities, model)
             milliseconds[f"{provider} {variant}"] = milliseconds_per_image(run, images.pixels)
             if (variant, provider) == ("full", CPU):
                 ood_kinds = measure_kinds(model, images.pixels)

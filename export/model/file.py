@@ -26,6 +26,7 @@ from xfeat.featurize.system.regular_files import read_regular
 logger = logging.getLogger(__name__)
 
 INTACT_COPY = "use an intact copy, or export the run again with xexport onnx"
+_NO_MODEL = "run xexport onnx to write one, or give the path of another model"
 
 
 class ModelFile:
@@ -67,7 +68,7 @@ class ModelFile:
         Raises:
             ModelError: if the file has changed since.
         """
-        content = _read(self.path)
+        content = read_content(self.path, "model", _NO_MODEL)
         if (found := hashlib.sha256(content).hexdigest()) != self.sha256:
             raise ModelError(
                 "the model file has changed since it was opened",
@@ -177,7 +178,7 @@ def open_model(
     """
     path = Path(path)
     check_device_name(device)
-    content = _read(path)
+    content = read_content(path, "model", _NO_MODEL)
     sha256 = hashlib.sha256(content).hexdigest()
     if digests is not None and sha256 not in digests:
         raise MismatchError(
@@ -204,14 +205,18 @@ def open_model(
     return opened("cuda:0" if device in ("auto", "cuda") else device, all_on_gpu=all_on_gpu)
 
 
-def _read(path: Path) -> bytes:
-    fix = "run xexport onnx to write one, or give the path of another model"
+def read_content(path: Path, what: str, fix: str) -> bytes:
+    """Return the content of a file; ``what`` it is, and ``fix``, are for messages.
+
+    Raises:
+        ModelError: if it is missing, or cannot be read.
+    """
     try:
         return read_regular(path)
     except FileNotFoundError as error:
-        raise ModelError("model not found", path=path, fix=fix) from error
+        raise ModelError(f"{what} not found", path=path, fix=fix) from error
     except OSError as error:
-        raise ModelError("model cannot be read", path=path, found=error.strerror, fix=fix) from error
+        raise ModelError(f"{what} cannot be read", path=path, found=error.strerror, fix=fix) from error
 
 
 def tensors(nodes: Sequence[Any]) -> tuple[Tensor, ...]:

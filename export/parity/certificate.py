@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xfeat.export.model.file import INTACT_COPY, ModelFile
+from xfeat.export.model.file import INTACT_COPY, ModelFile, read_content
 from xfeat.export.model.metadata import ModelMetadata
 from xfeat.export.parity.agreement import TOLERANCES, Probabilities
 from xfeat.export.parity.check_images import CheckImages
@@ -18,7 +18,6 @@ from xfeat.export.parity.ood_kinds import OodKind
 from xfeat.export.parity.signature import check_signature
 from xfeat.featurize.backbones.weights import sha256_of
 from xfeat.featurize.errors import MismatchError, ModelError
-from xfeat.featurize.system.regular_files import read_regular
 from xfeat.featurize.system.versions import library_versions
 from xfeat.featurize.typed_json import check_types, parse_json
 
@@ -129,12 +128,7 @@ def read_certificate(path: Path, public_key: PublicKey | None = None) -> Certifi
         MismatchError: if the signature is not valid.
     """
     fix = INTACT_COPY
-    try:
-        data = read_regular(path)
-    except FileNotFoundError as error:
-        raise ModelError("certificate not found", path=path, fix=fix) from error
-    except OSError as error:
-        raise ModelError("certificate cannot be read", path=path, found=error.strerror, fix=fix) from error
+    data = read_content(path, "certificate", fix)
     if public_key is not None:
         check_signature(path, data, public_key)
     try:

@@ -52,28 +52,24 @@ def open_on_providers(
 
 
 def check_variant(
-    model: ModelFile,
-    images: CheckImages,
-    expected: Probabilities,
-    found: Probabilities,
-    advance: Advance = lambda done: None,
-) -> dict[str, Agreement]:
-    """Compare an exported model with expected probabilities, within the tolerance of its precision.
+    model: ModelFile, images: CheckImages, expected: Probabilities, advance: Advance = lambda done: None
+) -> tuple[dict[str, Agreement], Probabilities]:
+    """Run an exported model, and compare it with expected probabilities, within the tolerance of its precision.
 
     Args:
         model: the exported model.
         images: n images.
         expected: probabilities (n, C).
-        found: the model's probabilities (n, C).
         advance: called with the number of predictions made since the last call.
 
     Returns:
         The agreement under the name of the variant. The full model in float32 has a second one, ``resized_inside``:
-        files at their original size, resized in the graph.
+        files at their original size, resized in the graph. Then the model's probabilities (n, C).
 
     Raises:
         ParityError: if its decisions do not follow from its probabilities.
     """
+    found = onnx_probabilities(model, images.pixels, advance)
     check_decisions(model, images.pixels)
     decide = model.metadata.decide
     agreements = {model.metadata.variant: compare(expected, found, decide, TOLERANCES[model.metadata.precision])}
@@ -83,7 +79,7 @@ def check_variant(
             positions.append(position)
             predictions.append(onnx_probabilities(model, pixels, advance, whole=True)[0])
         agreements["resized_inside"] = compare(expected[positions], np.stack(predictions), decide, RESIZE_TOLERANCE)
-    return agreements
+    return agreements, found
 
 
 def count_predictions(metadata: ModelMetadata, images: int) -> int:

@@ -22,7 +22,7 @@ from xfeat.export.parity.accuracy_loss import Scores, acceptable, gate_in_words,
 from xfeat.export.parity.agreement import Probabilities, compare
 from xfeat.export.parity.certificate import matching_certificate, write_certificate
 from xfeat.export.parity.check_images import CheckImages
-from xfeat.export.parity.checks import Checks, check_variant, onnx_probabilities, open_on_providers
+from xfeat.export.parity.checks import Checks, check_variant, open_on_providers
 from xfeat.export.parity.ood_kinds import measure_kinds
 from xfeat.export.parity.run_images import labelled_images
 from xfeat.export.publish import output_paths, publish
@@ -234,6 +234,5 @@ def _checks(written: dict[str, Path], images: CheckImages, expected: Probabiliti
     checks: Checks = {}
     for file in written.values():
         for provider, model in open_on_providers(file).items():
-            found = onnx_probabilities(model, images.pixels)
-            checks.setdefault(provider, {}).update(check_variant(model, images, expected, found))
+            checks.setdefault(provider, {}).update(check_variant(model, images, expected)[0])
     return checks

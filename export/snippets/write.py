@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,7 @@ from xfeat.featurize.specs import CROP_PARTS, PreprocessSpec, require
 _TEMPLATES = {"python": "predict.py.txt", "js": "predict.mjs.txt", "cpp": "predict.cpp.txt"}
 # What tells models apart, for a language whose library has no SHA-256.
 _MARKS = (
-    "class_names",
-    "feature_spec",
-    "head_sha256",
-    "ood_threshold",
-    "positive",
-    "precision",
-    "threshold",
+    *("class_names", "feature_spec", "head_sha256", "ood_threshold", "positive", "precision", "threshold"),
     "variant",
 )
 
@@ -80,13 +75,7 @@ def _python(opened: ModelFile, metadata: ModelMetadata) -> dict[str, str]:
         layout = "uint8 [1, 1, height · width, 3], which the model does not cut again"
         prepared = "pixels.reshape(1, 1, -1, 3)"
     return {
-        "file": ascii(opened.path.name),
-        "sha256": repr(opened.sha256),
-        "classes": ascii(list(metadata.class_names)),
-        "positive": ascii(metadata.positive),
-        "threshold": repr(metadata.threshold),
-        "ood_threshold": repr(metadata.ood_threshold),
-        "grey_bits": repr(spec.grey_bits),
+        **_values(opened, metadata, ascii),
         "size": repr(spec.size),
         "filter": spec.interpolation.upper(),
         "layout": layout,
@@ -104,15 +93,21 @@ def _box(spec: PreprocessSpec) -> str:
 
 
 def _javascript(opened: ModelFile, metadata: ModelMetadata) -> dict[str, str]:
-    return {
-        "file": _json(opened.path.name),
-        "sha256": _json(opened.sha256),
-        "classes": _json(metadata.class_names),
-        "positive": _json(metadata.positive),
-        "threshold": _json(metadata.threshold),
-        "ood_threshold": _json(metadata.ood_threshold),
-        "grey_bits": _json(metadata.feature_spec.preprocess.grey_bits),
+    return _values(opened, metadata, json.dumps)
+
+
+def _values(opened: ModelFile, metadata: ModelMetadata, literal: Callable[[Any], str]) -> dict[str, str]:
+    """Return what programs need to know of a model, as literals of their language."""
+    values = {
+        "file": opened.path.name,
+        "sha256": opened.sha256,
+        "classes": list(metadata.class_names),
+        "positive": metadata.positive,
+        "threshold": metadata.threshold,
+        "ood_threshold": metadata.ood_threshold,
+        "grey_bits": metadata.feature_spec.preprocess.grey_bits,
     }
+    return {name: literal(value) for name, value in values.items()}
 
 
 def _cpp(opened: ModelFile, metadata: ModelMetadata) -> dict[str, str]:
@@ -121,7 +116,7 @@ def _cpp(opened: ModelFile, metadata: ModelMetadata) -> dict[str, str]:
     ood, positive = metadata.ood_threshold, metadata.positive
     return {
         "marks": ", ".join(map(_raw, marks)),
-        "classes": ", ".join(_raw(_json(name)) for name in metadata.class_names),
+        "classes": ", ".join(_raw(json.dumps(name)) for name in metadata.class_names),
         "positive": str(-1 if positive is None else metadata.class_names.index(positive)),
         "threshold": repr(metadata.threshold or 0.0),
         "ood_threshold": "NAN" if ood is None else repr(ood),
@@ -129,14 +124,7 @@ def _cpp(opened: ModelFile, metadata: ModelMetadata) -> dict[str, str]:
     }
 
 
-def _json(value: Any) -> str:
-    return json.dumps(value)
-
-
 def _raw(text: str) -> str:
     """Return ASCII text as a string literal of C++. Octal escapes end after three digits; trigraphs are not formed."""
-    return (
-        '"'
-        + "".join(each if each.isalnum() or each in " .,:;[]{}()-_/+" else f"\\{ord(each):03o}" for each in text)
-        + '"'
-    )
+    safe = (each if each.isalnum() or each in " .,:;[]{}()-_/+" else f"\\{ord(each):03o}" for each in text)
+    return f'"{"".join(safe)}"'
