@@ -46,8 +46,10 @@ function plain(tags, element, layout) {
   if (!element.hasLength) throw new Problem("DICOM with compressed pixels whose transfer syntax says that they are not compressed");
   const { rows, columns, samples, frame, frames, allocated } = layout;
   const [pixels, size, found] = [rows * columns, allocated / 8, element.end - element.begin];
-  // Ultrasound devices write YBR_FULL_422 also where no colour was left out.
-  const is422 = layout.photometric === "YBR_FULL_422" && 2 * found < 3 * frames * pixels * 2 * size;
+  // Ultrasound devices write YBR_FULL_422 also where no colour was left out; if cut off, it is not smaller.
+  const halved = frames * pixels * 2 * size;
+  const is422 = layout.photometric === "YBR_FULL_422" && 2 * found < 3 * halved;
+  if (is422 && found > halved + 1) throw new Problem(`DICOM pixel data are cut off: ${found} of ${(3 * halved) / 2} bytes`);
   const count = pixels * (is422 ? 2 : samples);
   const needed = count * size * (frame + 1);
   if (found < needed) throw new Problem(`DICOM pixel data are cut off: ${found} of ${needed} bytes`);

@@ -142,10 +142,11 @@ def _native(picture: Dataset, layout: Layout) -> NDArray[Any]:
     picture.SamplesPerPixel, picture.NumberOfFrames = layout.samples, layout.frames
     picture.BitsStored, picture.HighBit = layout.stored, layout.stored - 1
     picture.PixelRepresentation = int(layout.signed)
-    # Ultrasound devices write YBR_FULL_422 also where no colour was left out.
-    whole = (
-        layout.photometric == "YBR_FULL_422" and 2 * len(element.value) >= 3 * layout.frames * layout.frame_bits // 8
-    )
+    # Ultrasound devices write YBR_FULL_422 also where no colour was left out; if cut off, it is not smaller.
+    found, halved = len(element.value), layout.frames * layout.frame_bits // 8
+    whole = layout.photometric == "YBR_FULL_422" and 2 * found >= 3 * halved
+    if layout.photometric == "YBR_FULL_422" and not whole and found > halved + 1:  # an odd length has a byte more
+        raise ImageError(f"DICOM pixel data are cut off: {found} of {3 * halved // 2} bytes")
     picture.PhotometricInterpretation = "YBR_FULL" if whole else layout.photometric
     if layout.samples == 3 and picture.get("PlanarConfiguration") in (None, ""):
         picture.PlanarConfiguration = 0

@@ -104,6 +104,7 @@ REFUSED = {
     "colour of 32 bits": (lambda: dicom_file(COLOUR.astype(np.uint32), "RGB"), "RGB with 32 bits"),
     "short": (lambda: to_bytes(dataset(np.tile(TWELVE, (2, 1)), Rows=96)), "cut off: 3072 of 6144 bytes"),
     "cut off in the pixels": (lambda: dicom_file(TWELVE)[:-500], "cut off: 1036 of 1536 bytes"),
+    "cut off in colours that are whole": (lambda: dicom_file(YBR, "YBR_FULL_422")[:-2], "cut off: 2302 of 2304 bytes"),
     "cut off in the tags": (lambda: dicom_file(TWELVE)[:400], "cut off"),
     "cut off at the start": (lambda: dicom_file(TWELVE)[:140], "DICOM"),
     "only a preamble": (lambda: bytes(128) + b"DICM" + bytes(50), "DICOM"),
