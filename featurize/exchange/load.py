@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 # Where nothing is known of an image file. No file has this size.
 _UNKNOWN_SIZE = -1
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 class Loaded(NamedTuple):
@@ -122,7 +123,7 @@ def _described(
     groups = cell_texts(role.get("group", [None] * len(rows)))
     order = rows.order.tolist()
     paths, groups = [paths[at] for at in order], [groups[at] for at in order]
-    files = _file_columns(cells if note else {}, paths, order)
+    files = _file_columns(table.path, cells if note else {}, paths, order)
     placed = Columns(label=labels[rows.order], split=splits[rows.order], path=paths, group=groups, **files)
     return CacheDescription(
         spec=FeatureSpec.from_dict(note["spec"]) if note else _own_spec(table.path, options.name, rows, digest, placed),
@@ -144,19 +145,19 @@ def _own_spec(path: Path, name: str | None, rows: StagedRows, digest: hashlib._H
     return FeatureSpec(backbone=backbone, weights_sha256=content, dtype=rows.dtype.name)
 
 
-def _file_columns(cells: Cells, paths: Sequence[str], order: Sequence[int]) -> dict[str, Any]:
+def _file_columns(path: Path, cells: Cells, paths: Sequence[str], order: Sequence[int]) -> dict[str, Any]:
     """Return what is known of the image files: what a dump says of them, or stand-ins."""
-    unknown = np.zeros(len(order), np.int64)
+    zeros = np.zeros(len(order), np.int64)
+    # Different for every image: equal digests would make copies of each other of them.
+    sha256 = [hashlib.sha256(b"path:" + path.encode("utf-8", "surrogateescape")).hexdigest() for path in paths]
+    found: dict[str, Any] = {"sha256": sha256, "size": zeros + _UNKNOWN_SIZE, "truncated": zeros.astype(bool)}
     if cells:
-        sha256, size, truncated = ([cells[name][at] for at in order] for name in ("sha256", "size", "truncated"))
-    else:
-        # Different for every image: equal digests would make copies of each other of them.
-        sha256 = [hashlib.sha256(b"path:" + path.encode("utf-8", "surrogateescape")).hexdigest() for path in paths]
-        size, truncated = [_UNKNOWN_SIZE] * len(order), [False] * len(order)
-    return {
-        "sha256": sha256,
-        "size": np.array(size, np.int64),
-        "truncated": np.array([str(value).lower() == "true" for value in truncated]),
-        "mtime_ns": unknown,
-        "change_mark": unknown,
-    }
+        try:
+            sha256, size, truncated = ([cells[name][at] for at in order] for name in found)
+            if not all(map(_SHA256.fullmatch, sha256)):
+                raise ValueError
+            ends = [str(value).lower() == "true" for value in truncated]
+            found = {"sha256": sha256, "size": np.array(size, np.int64), "truncated": np.array(ends)}
+        except (KeyError, ValueError, TypeError):
+            logger.warning("%s: what it says of the image files (%s) is not what was dumped", path, ", ".join(found))
+    return {**found, "mtime_ns": zeros, "change_mark": zeros}

@@ -234,6 +234,8 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "a list of text": (lists([["a"], ["b"]], pa.list_(pa.string())), "are no numbers"),  # type: ignore[list-item]
     "a missing list": (lists([[1.0], None], pa.list_(pa.float32())), "1 row without features"),  # type: ignore[list-item]
     "NaN in a list": (lists([[1.0], [float("nan")]], pa.list_(pa.float32())), "row 2"),
+    "a gap in a list": (lists([[1.0, 2.0], [3.0, None]], pa.list_(pa.float32())), "row 2"),  # type: ignore[list-item]
+    "a gap in a list of one length": (lists([[1.0, 2.0], [3.0, None]], pa.list_(pa.float32(), 2)), "row 2"),  # type: ignore[list-item]
     "objects": (
         arrays(features=X, label=np.array([None, "a", 1], object), path=np.array(list("abc"))),
         "Python objects",
@@ -271,6 +273,24 @@ def test_an_edited_dump_has_no_encoder(tmp_path: Path, caplog: pytest.LogCapture
     cache = xfeat.load(tmp_path / "x.csv", tmp_path / "b.h5").cache
     assert cache.spec.backbone == "loaded:x"
     assert "not the features that were dumped" in caplog.text
+
+
+@pytest.mark.parametrize("column", ["sha256", "size", "truncated"])
+@pytest.mark.parametrize("edit", ["removed", "other", "empty"])
+def test_a_dump_without_what_it_says_of_files_is_loaded(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, column: str, edit: str
+) -> None:
+    cache = made_up(tmp_path / "a.h5")
+    xfeat.dump(cache.path, tmp_path / "x.csv")
+    table = pd.read_csv(tmp_path / "x.csv", dtype=str, keep_default_na=False)
+    edited = table.drop(columns=column) if edit == "removed" else table.assign(**{column: "many" * (edit == "other")})
+    edited.to_csv(tmp_path / "x.csv", index=False)
+    again = xfeat.load(tmp_path / "x.csv", tmp_path / "b.h5").cache
+    assert again.spec == cache.spec
+    assert len(set(again.columns.sha256)) == ROWS, "no image is a copy of another"
+    if column != "truncated" or edit == "removed":
+        assert set(again.columns.size.tolist()) == {-1}
+        assert "is not what was dumped" in caplog.text
 
 
 def test_an_existing_cache_is_kept(tmp_path: Path) -> None:
