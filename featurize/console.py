@@ -7,7 +7,6 @@ usage; 3 done, but not for all images (xserve predict); 130 stopped by Ctrl-C or
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 import functools
 import json
@@ -18,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
@@ -79,7 +78,6 @@ POSITIVE = _FiniteRange(min=0, min_open=True)
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 Printed = tuple[dict[str, Any], Sequence[str]]
 """What a command prints with ``--json``, and its lines without it."""
-S = TypeVar("S")
 
 
 class Commands(click.Group):
@@ -190,16 +188,6 @@ def combined(*options: Decorator) -> Decorator:
         return command
 
     return add
-
-
-def pop_spec(spec: type[S], settings: dict[str, Any], **more: Any) -> S:
-    """Build a spec from those of a command's arguments that are its fields, and remove them from ``settings``.
-
-    Raises:
-        SpecError: if a value is out of range.
-    """
-    names = [field.name for field in dataclasses.fields(spec) if field.name in settings]  # type: ignore[arg-type]
-    return spec(**{name: settings.pop(name) for name in names}, **more)
 
 
 layout_option = click.option(

@@ -8,7 +8,6 @@ import logging
 import os
 import threading
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -28,7 +27,7 @@ from xfeat.featurize.pipeline.inference import infer
 from xfeat.featurize.pipeline.reading import ReadImage
 from xfeat.featurize.pipeline.request import resolve_request
 from xfeat.featurize.specs import FeatureRequest, FeatureSpec
-from xfeat.featurize.system.cores import cores, look_ahead
+from xfeat.featurize.system.cores import cores, in_threads
 
 if TYPE_CHECKING:
     from xfeat.featurize.backbones.weights import Weights
@@ -226,8 +225,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             except ImageError:  # reported where its features are computed
                 return None
 
-        with ThreadPoolExecutor(self.workers or cores(), thread_name_prefix="range") as pool:
-            found = GreyRange.of_all(look_ahead(lambda each: pool.submit(look, each), enumerate(images), 8 * cores()))
+        found = GreyRange.of_all(in_threads(look, enumerate(images), self.workers or cores(), "range"))
         return None if found is None else found.bits
 
     def _read(self, images: Sequence[Any], spec: FeatureSpec) -> Generator[ReadImage, None, None]:
@@ -244,13 +242,8 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 return ReadImage(str(number), None, None, error.what)
             return ReadImage(str(number), FileIdentity(0, 0, 0, f"{number:064x}", False), pixels[None])
 
-        workers = self.workers or cores()
-        pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
-        try:
-            yield from look_ahead(lambda each: pool.submit(read, each), enumerate(images), 8 * workers)
-            warn_if_other(GreyRange.of_all(ranges), spec.preprocess)
-        finally:
-            pool.shutdown(cancel_futures=True)
+        yield from in_threads(read, enumerate(images), self.workers or cores(), "decode")
+        warn_if_other(GreyRange.of_all(ranges), spec.preprocess)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in super().__getstate__().items() if name not in ("_resolved", "_opened")}

@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
@@ -22,13 +20,13 @@ from xfeat.featurize.images.preprocess import cut
 from xfeat.featurize.sources.image_source import ImageSource
 from xfeat.featurize.sources.opening import open_source
 from xfeat.featurize.specs import PreprocessSpec
+from xfeat.featurize.system.cores import cores, in_threads
 
 SIDE = 32
 # Side of the images that are registered.
 FINE_SIDE = 64
 # Grey levels are measured at this side; a large JPEG is decoded at a power-of-two fraction of its size.
 _LEVELS_SIDE = 128
-_QUEUED = 4_096  # images handed to the threads at a time
 _PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 FILE_FACTS = ("width", "height", "aspect", "megapixels", "bytes", "bytes_per_pixel")
 LEVEL_FACTS = ("mean", "deviation", "black", "white", "colour", *(f"p{q}" for q in _PERCENTILES))
@@ -81,12 +79,9 @@ def survey_images(cache: FeatureCache, *, progress: Progress | None = None) -> S
     if cache.images.root is None:
         return survey
     source = open_source(cache.images.root, broken_ok=True)
-    with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="look") as pool:
-        for first in range(0, count, _QUEUED):
-            rows = range(first, min(first + _QUEUED, count))
-            for row, _ in zip(rows, pool.map(partial(_look, cache, source, survey), rows), strict=True):
-                if progress is not None:
-                    progress(row + 1, count)
+    for done, _ in enumerate(in_threads(partial(_look, cache, source, survey), range(count), cores(), "look"), start=1):
+        if progress is not None:
+            progress(done, count)
     return survey
 
 

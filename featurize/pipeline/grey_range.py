@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from xfeat.featurize.cache.reader import FeatureCache
@@ -16,14 +16,12 @@ from xfeat.featurize.images.file_kinds import HEAD_BYTES, may_be_deep
 from xfeat.featurize.images.grey_range import GreyRange, warn_if_other
 from xfeat.featurize.sources.image_source import ImageSource
 from xfeat.featurize.specs import FeatureRequest, FeatureSpec, PreprocessSpec
-from xfeat.featurize.system.cores import cores
+from xfeat.featurize.system.cores import cores, in_threads
 
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 """Called with the number of images done and the total."""
-
-_QUEUED = 1024
 
 
 def with_grey_bits(
@@ -106,19 +104,16 @@ def measure(
         progress: called as images are looked at.
     """
     found: list[GreyRange] = []
-    with ThreadPoolExecutor(workers or cores(), thread_name_prefix="range") as pool:
-        for first in range(0, len(paths), _QUEUED):
-            block = paths[first : first + _QUEUED]
-            ranges = pool.map(lambda path: _range_of(source, path, spec), block)
-            for number, one in enumerate(ranges, start=first + 1):
-                if one is not None:
-                    found.append(one)
-                if progress is not None:
-                    progress(number, len(paths))
+    ranges = in_threads(partial(_range_of, source, spec), paths, workers or cores(), "range")
+    for number, one in enumerate(ranges, start=1):
+        if one is not None:
+            found.append(one)
+        if progress is not None:
+            progress(number, len(paths))
     return GreyRange.of_all(found)
 
 
-def _range_of(source: ImageSource, path: str, spec: PreprocessSpec) -> GreyRange | None:
+def _range_of(source: ImageSource, spec: PreprocessSpec, path: str) -> GreyRange | None:
     if not may_be_deep(source.head(path, HEAD_BYTES)):
         return None
     with suppress(ImageError):  # of the read; reported when its features are computed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ from xfeat.featurize.images.decode import is_truncated
 from xfeat.featurize.images.preprocess import Pixels
 from xfeat.featurize.sources.image_source import ImageSource
 from xfeat.featurize.specs import FeatureSpec
-from xfeat.featurize.system.cores import look_ahead
+from xfeat.featurize.system.cores import in_threads
 
 # With more threads, a decoder that holds the GIL delays the others by more than it gains.
 FEW_WORKERS = 2
@@ -54,15 +54,8 @@ def read_images(
         is_known: tells from a SHA-256 whether features are stored, so that the image need not be decoded.
         workers: number of threads.
     """
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
-
-    def submit(path: str) -> Future[ReadImage]:
-        return pool.submit(read_image, source, path, spec, is_known, workers <= FEW_WORKERS)
-
-    try:
-        yield from look_ahead(submit, paths, 8 * workers)
-    finally:
-        pool.shutdown(cancel_futures=True)
+    read = partial(read_image, source, spec=spec, is_known=is_known, may_hold_gil=workers <= FEW_WORKERS)
+    return in_threads(read, paths, workers, "decode")
 
 
 def read_image(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
-from functools import cache
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache, partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -71,3 +71,19 @@ def look_ahead(submit: Callable[[T], Future[R]], items: Iterable[T], most: int) 
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
+
+
+def in_threads(function: Callable[[T], R], items: Iterable[T], workers: int, name: str) -> Generator[R, None, None]:
+    """Yield the results of a function in order, computed in threads, a bounded number ahead.
+
+    Args:
+        function: called with each item.
+        items: consumed as results are.
+        workers: number of threads.
+        name: of the threads.
+    """
+    pool = ThreadPoolExecutor(workers, thread_name_prefix=name)
+    try:
+        yield from look_ahead(partial(pool.submit, function), items, 8 * workers)
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -21,6 +21,7 @@ from xfeat.featurize.gpu.libraries import load_cuda_libraries, onnxruntime_build
 from xfeat.featurize.system.cores import cores
 from xfeat.featurize.system.cuda import PROVIDER as CUDA
 from xfeat.featurize.system.cuda import cuda_driver_present, cuda_provider, gpu_number
+from xfeat.featurize.text import listed
 
 CPU = "CPUExecutionProvider"
 
@@ -34,7 +35,6 @@ ORT_ERRORS: tuple[type[Exception], ...] = (
 _SILENT = 4  # onnxruntime's severities go from 0 (verbose) to 4 (fatal)
 _severity = 2  # warnings, onnxruntime's default
 _RECORD_PLACEMENT = "session.record_ep_graph_assignment_info"
-_MAX_NODES_LISTED = 5
 
 # One convolution, y = conv(x, w), all of shape (1, 1, 1, 1): the smallest network that needs cuDNN. ONNX, opset 13.
 _SHAPE = b"\x12\x16\n\x14\x08\x01\x12\x10" + 4 * b"\n\x02\x08\x01"
@@ -223,11 +223,10 @@ def _refused(device: str, path: Path | None, failure: str) -> DeviceError:
 
 def _require_all_on_gpu(session: ort.InferenceSession, path: Path | None, device: str) -> None:
     if found := nodes_on_cpu(node_providers(session)):
-        more = f" and {len(found) - _MAX_NODES_LISTED} more" if len(found) > _MAX_NODES_LISTED else ""
         raise DeviceError(
             f"part of the network would run on the CPU instead of {device}",
             path=path,
             expected=f"{CUDA} for every node",
-            found=f"on the CPU: {', '.join(found[:_MAX_NODES_LISTED])}{more}",
+            found=f"on the CPU: {listed(found)}",
             fix="use the float32 model, or run on the CPU",
         )
