@@ -127,15 +127,8 @@ def evaluate_model(
     from xfeat.serve.evaluation.specs import read_classifier_spec
 
     spec = read_classifier_spec(None if metadata is None else Path(metadata), dict(described or {}))
-    predictor = open_classifier(
-        Path(model),
-        spec,
-        device=device,
-        threads=threads,
-        batch_size=batch_size,
-        allow_unverified=allow_unverified,
-        require_signature=require_signature,
-    )
+    trust: dict[str, Any] = {"allow_unverified": allow_unverified, "require_signature": require_signature}
+    predictor = open_classifier(Path(model), spec, device=device, threads=threads, batch_size=batch_size, **trust)
     dataset = open_dataset(data, groups=groups, layout=layout)
     advance = steps_of(progress, "evaluating")
     return evaluate_model(predictor, dataset, positive=positive, threshold=threshold, progress=advance)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ from xfeat.serve.specs import LEAST_DRIFT_IMAGES, MEBIBYTE, MOST_DRIFT_IMAGES, A
 if TYPE_CHECKING:
     from xfeat.serve.models.registry import ModelRegistry
 
+_server, _limit, _access = (partial(spec_option, spec) for spec in (ServerOptions, ServeSpec, AccessOptions))
+
 
 @name_environment
 @click.command()
@@ -29,30 +32,27 @@ if TYPE_CHECKING:
     callback=read_file,
     help="TOML file with these options, such as: max-queue = 512. Options and environment variables override it.",
 )
-@spec_option(ServerOptions, "host", str, "Address to listen on; 0.0.0.0 for all.")
-@spec_option(ServerOptions, "port", click.IntRange(0, 65535), "Port to listen on; 0 for a free one.")
-@spec_option(
-    ServerOptions,
+@_server("host", str, "Address to listen on; 0.0.0.0 for all.")
+@_server("port", click.IntRange(0, 65535), "Port to listen on; 0 for a free one.")
+@_server(
     "default_model",
     str,
     "Name of the model for requests that name none. If its file is removed, they are refused.  [default: the first by "
     "name at the start]",
 )
-@spec_option(
-    ServerOptions,
+@_server(
     "device",
     str,
     "auto, cpu, cuda or cuda:N; several separated by commas: cuda:0,cuda:1. Fails if a device is missing; no fallback.",
 )
-@spec_option(
-    ServerOptions,
+@_server(
     "sessions",
     COUNT,
     "Sessions per model and device, which compute in parallel.  [default: on a CPU the number of cores divided by "
     "--threads, and at least 2; on a GPU 1]",
 )
 @cuda_graphs_option
-@spec_option(ServerOptions, "threads", THREADS, "CPU threads per session.  [default: number of cores]")
+@_server("threads", THREADS, "CPU threads per session.  [default: number of cores]")
 @click.option(
     "--max-body-mb", type=POSITIVE, default=ServeSpec.max_body_bytes / MEBIBYTE, help="Largest request in MiB."
 )
@@ -62,9 +62,8 @@ if TYPE_CHECKING:
     default=ServeSpec.max_memory_bytes / MEBIBYTE,
     help="Most MiB of all requests at one time; further requests get 503 with Retry-After.",
 )
-@spec_option(ServeSpec, "max_files", COUNT, "Most images per request.")
-@spec_option(
-    ServeSpec,
+@_limit("max_files", COUNT, "Most images per request.")
+@_limit(
     "max_queue",
     COUNT,
     "Most images in the queue of a model, at least --max-files; further requests get 503 with Retry-After.",
@@ -72,61 +71,55 @@ if TYPE_CHECKING:
 @click.option(
     "--batch-size", type=COUNT, help="Most images per call of the network.  [default: 8 on a CPU, 64 on a GPU]"
 )
-@spec_option(ServeSpec, "batch_wait_ms", NOT_NEGATIVE, "How long an image waits for others to form a batch.")
-@spec_option(ServeSpec, "answer_timeout_s", POSITIVE, "Time limit for an accepted request; then 504.")
+@_limit("batch_wait_ms", NOT_NEGATIVE, "How long an image waits for others to form a batch.")
+@_limit("answer_timeout_s", POSITIVE, "Time limit for an accepted request; then 504.")
 @click.option(
     "--api-key-file",
     type=FILE,
     help="File with the key that clients must send. Or set XSERVE_API_KEY to the key itself.",
 )
-@spec_option(AccessOptions, "root_path", str, "Path below which a reverse proxy publishes the server, such as /xray.")
+@_access("root_path", str, "Path below which a reverse proxy publishes the server, such as /xray.")
 @click.option(
     "--trust-forwarded-prefix",
     is_flag=True,
     help="Take that path from X-Forwarded-Prefix. Only behind a proxy that sets it: clients can send it too.",
 )
-@spec_option(
-    AccessOptions,
+@_access(
     "trusted_proxy",
     str,
     "Address or network of a reverse proxy, such as 10.0.0.0/8, whose X-Forwarded-For names the client in the log; * "
     "for all. Can be repeated.",
     multiple=True,
 )
-@spec_option(
-    AccessOptions,
+@_access(
     "cors_origin",
     str,
     "Web site whose pages may send requests, such as https://example.org; * for all. Can be repeated.",
     multiple=True,
 )
-@spec_option(
-    AccessOptions,
+@_access(
     "allowed_host",
     str,
     "Public name of the server, such as a proxy passes on; * for all. IP addresses and private names are always "
     "allowed. Can be repeated.",
     multiple=True,
 )
-@spec_option(
-    ServerOptions,
+@_server(
     "log_format",
     click.Choice(["off", "text", "json"]),
     "Log one line per request on stderr, without images and file names. json makes everything there JSON, a line each.",
     is_eager=True,
     callback=log_as,
 )
-@spec_option(ServerOptions, "log_client", bool, "Log the address of the client.")
+@_server("log_client", bool, "Log the address of the client.")
 @allow_unverified_option
 @require_signature_option
-@spec_option(
-    ServerOptions,
+@_server(
     "watch_s",
     POSITIVE,
     "Interval for checking whether model files have changed, to reload them.  [default: only on SIGHUP]",
 )
-@spec_option(
-    ServeSpec,
+@_limit(
     "drift_window",
     click.IntRange(LEAST_DRIFT_IMAGES, MOST_DRIFT_IMAGES),
     "Newest images of each model that /metrics compares with the validation images.",

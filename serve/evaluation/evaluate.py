@@ -98,28 +98,31 @@ def open_classifier(
     path: Path,
     spec: ClassifierSpec | None,
     *,
-    device: str = "auto",
-    threads: int | None = None,
     batch_size: int | None = None,
     allow_unverified: bool = False,
     require_signature: PublicKey | None = None,
+    **placing: Any,
 ) -> Predictor:
-    """Open a model of this project, or the one that ``spec`` describes. Other arguments as for :class:`Predictor`.
+    """Open a model of this project, or the one that ``spec`` describes.
+
+    Args:
+        path: the model.
+        spec: what describes it, or ``None``.
+        batch_size: as for :class:`Predictor`, like the next two.
+        allow_unverified: for models of this project.
+        require_signature: for models of this project.
+        placing: device and threads, as for :func:`xfeat.export.model.file.open_model`.
 
     Raises:
         SpecError: if the model does not fit its description, or a signature is required of a model that has none.
         XfeatError: as :class:`Predictor` says.
     """
     if spec is None:
-        return Predictor(
-            *(path, device, threads),
-            batch_size=batch_size,
-            allow_unverified=allow_unverified,
-            require_signature=require_signature,
-        )
+        trust: dict[str, Any] = {"allow_unverified": allow_unverified, "require_signature": require_signature}
+        return Predictor(path, batch_size=batch_size, **trust, **placing)
     if require_signature is not None:
         raise SpecError("only models of xexport onnx are signed", path=path, fix="leave out --require-signature")
-    opened = open_model(path, threads, device=device, kind=partial(ForeignClassifier, spec=spec))
+    opened = open_model(path, kind=partial(ForeignClassifier, spec=spec), **placing)
     return Predictor(opened, batch_size=batch_size)
 
 
@@ -147,13 +150,14 @@ def evaluate_model(
     names = predictor.metadata.class_names
     code, limit = _rule(predictor, positive, threshold)
     codes = {name: number for number, name in enumerate(names)}
-    labels = [codes.get(dataset.class_names[entry.label], -1) if entry.label >= 0 else -1 for entry in dataset.entries]
-    entries = [(entry, label) for entry, label in zip(dataset.entries, labels, strict=True) if label >= 0]
-    left_out = Counter(
-        dataset.class_names[entry.label] if entry.label >= 0 else UNLABELLED
-        for entry, label in zip(dataset.entries, labels, strict=True)
-        if label < 0
-    )
+    entries: list[tuple[ImageEntry, int]] = []
+    left_out = Counter[str]()
+    for entry in dataset.entries:
+        name = dataset.class_names[entry.label] if entry.label >= 0 else UNLABELLED
+        if entry.label >= 0 and name in codes:
+            entries.append((entry, codes[name]))
+        else:
+            left_out[name] += 1
     if not entries:
         raise DataError(
             "none of the images has a class of the model",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import logging
 from concurrent.futures import ThreadPoolExecutor
 
 from fastapi import APIRouter
@@ -20,8 +19,7 @@ from xfeat.featurize.system.cores import cores
 from xfeat.serve.http.limits.bodies import too_busy
 from xfeat.serve.http.openapi import Responses, errors, request_body
 from xfeat.serve.http.service import Service
-
-logger = logging.getLogger(__name__)
+from xfeat.serve.inference.reading import decoding
 
 SIDE = 1024
 # The page asks for one preview at a time; a longer queue comes from many pages, or from other clients.
@@ -85,15 +83,9 @@ def draw_preview(content: bytes, spec: PreprocessSpec) -> bytes:
     Raises:
         ImageError: if it is not a readable image.
     """
-    try:
+    file = io.BytesIO()
+    with decoding():
         picture = decode(content, spec)
         picture.thumbnail((SIDE, SIDE), Image.Resampling.BOX)
-        file = io.BytesIO()
         picture.save(file, "PNG", compress_level=1)
-    except ImageError:
-        raise
-    except Exception as error:
-        # As in Predictor.decode: decoders fail on damaged files in more ways than can be listed.
-        logger.debug("an image cannot be decoded", exc_info=True)
-        raise ImageError(f"cannot be decoded: {error}") from error
     return file.getvalue()

@@ -82,10 +82,8 @@ def serve(
         # These warn of damaged forms and images, which any client can send; the response tells the client.
         logging.getLogger("python_multipart").setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", module=r"PIL\.")
-        log, proxies = (
-            log_writer(options.log_format, logger, with_client=options.log_client),
-            options.access.trusted_proxy,
-        )
+        log = log_writer(options.log_format, logger, with_client=options.log_client)
+        proxies = options.access.trusted_proxy
         config = uvicorn.Config(
             build_app(service, options.access, log=log),
             access_log=False,
@@ -151,15 +149,12 @@ def _reload_on_hangup(models: ModelRegistry) -> Iterator[None]:
                     return
             models.reload()
 
-    reloader = threading.Thread(target=reload_when_asked, name="reload", daemon=True)
-    reloader.start()
-    before = signal.signal(hangup, lambda number, frame: asked.put(True))
-    try:
-        yield
-    finally:
-        signal.signal(hangup, before)
-        asked.put(False)
-        reloader.join()
+    with _thread("reload", reload_when_asked, stop=lambda: asked.put(False)):
+        before = signal.signal(hangup, lambda number, frame: asked.put(True))
+        try:
+            yield
+        finally:
+            signal.signal(hangup, before)
 
 
 @contextlib.contextmanager
@@ -178,10 +173,17 @@ def _watch(models: ModelRegistry, interval_s: float | None) -> Iterator[None]:
                 models.reload()
             last = now
 
-    watcher = threading.Thread(target=check_files, name="watch", daemon=True)
-    watcher.start()
+    with _thread("watch", check_files, stop=stop.set):
+        yield
+
+
+@contextlib.contextmanager
+def _thread(name: str, run: Callable[[], None], stop: Callable[[], None]) -> Iterator[None]:
+    """Run a function in a thread of its own, which ``stop`` makes return."""
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    thread.start()
     try:
         yield
     finally:
-        stop.set()
-        watcher.join()
+        stop()
+        thread.join()

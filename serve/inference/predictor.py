@@ -19,7 +19,7 @@ from xfeat.export.parity.ood_kinds import OodKind
 from xfeat.export.parity.signature import as_public_key
 from xfeat.featurize.datasets.column_choice import ColumnChoice
 from xfeat.featurize.datasets.unlabelled import open_images
-from xfeat.featurize.errors import ImageError, ModelError
+from xfeat.featurize.errors import ModelError
 from xfeat.featurize.images.given import as_images, decode_given, named, read_given
 from xfeat.featurize.images.grey_range import GreyRange, warn_if_other
 from xfeat.featurize.images.preprocess import Pixels, load_pixels, resize
@@ -34,6 +34,7 @@ from xfeat.serve.inference.reading import (
     ReadImage,
     Source,
     content_of,
+    decoding,
     raising,
     read_ahead,
     with_content,
@@ -279,14 +280,8 @@ class Predictor:
         """
         preprocess = self.metadata.feature_spec.preprocess
         if isinstance(content, bytes):
-            try:
+            with decoding():
                 return load_pixels(content, preprocess)
-            except ImageError:
-                raise
-            except Exception as error:
-                # The files come from anywhere, and decoders fail on damaged files in more ways than can be listed.
-                logger.debug("an image cannot be decoded", exc_info=True)
-                raise ImageError(f"cannot be decoded: {error}") from error
         return resize(decode_given(content, preprocess), preprocess)
 
     def infer(self, names: Sequence[str], pixels: Sequence[Pixels], *, heatmap: bool = False) -> list[Result]:

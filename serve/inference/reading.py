@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import groupby
 from typing import Literal, NamedTuple
 
@@ -15,6 +17,8 @@ from xfeat.featurize.sources.image_source import ImageSource
 from xfeat.featurize.specs import PreprocessSpec, require
 from xfeat.featurize.system.cores import cores, look_ahead
 from xfeat.serve.inference.results import Result, SkippedImage
+
+logger = logging.getLogger(__name__)
 
 # The content of an image file, or its pixels: uint8 (H, W, 3), RGB.
 ImageContent = bytes | Pixels
@@ -72,6 +76,18 @@ def read_ahead(
                 yield None
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def decoding() -> Iterator[None]:
+    """Raise ImageError for whatever a decoder raises: it fails on damaged files in more ways than can be listed."""
+    try:
+        yield
+    except ImageError:
+        raise
+    except Exception as error:
+        logger.debug("an image cannot be decoded", exc_info=True)
+        raise ImageError(f"cannot be decoded: {error}") from error
 
 
 def content_of(source: ImageSource, name: str) -> bytes:

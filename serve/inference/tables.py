@@ -100,15 +100,13 @@ def csv_rows(write: Callable[[str], Any], class_names: Sequence[str]) -> Write:
         write: takes a whole row, with its line end.
         class_names: of the model.
     """
-    writer = csv.writer(SimpleNamespace(write=write), lineterminator="\n")
+    # With the writer's own line ends, a carriage return in a name is quoted.
+    writer = csv.writer(SimpleNamespace(write=lambda row: write(row.removesuffix("\r\n") + "\n")))
     writer.writerow([*_FIRST, *(f"p_{name}" for name in class_names), *_LAST])
 
     def write_result(result: Result) -> None:
-        row = _row(result)
-        shares = [""] * len(class_names) if row["probabilities"] is None else row["probabilities"].values()
-        known = row["in_distribution"]
-        ends = [row["ood"], None if known is None else str(known).lower(), row["error"]]
-        writer.writerow([row["path"], row["label"], *shares, *ends])
+        cells = _cells(result, class_names)
+        writer.writerow([str(cell).lower() if isinstance(cell, bool) else cell for cell in cells])
 
     return write_result
 
@@ -119,6 +117,13 @@ def _row(result: Result) -> dict[str, Any]:
         nothing = dict.fromkeys(("label", "probabilities", "ood", "ood_threshold", "in_distribution"))
         return {"path": result.path, **nothing, "error": result.reason}
     return {**result.to_dict(), "error": None}
+
+
+def _cells(result: Result, class_names: Sequence[str]) -> list[Any]:
+    """Return a result as the values of a table's columns."""
+    row = _row(result)
+    shares = row["probabilities"] or dict.fromkeys(class_names)
+    return [row["path"], row["label"], *shares.values(), *(row[name] for name in _LAST)]
 
 
 @contextmanager
@@ -171,9 +176,8 @@ def _parquet_rows(path: Path, class_names: Sequence[str]) -> Iterator[Write]:
             rows.clear()
 
         def write(result: Result) -> None:
-            row = _row(result)
-            shares = [None] * len(class_names) if row["probabilities"] is None else row["probabilities"].values()
-            rows.append((name_as_text(row["path"]), row["label"], *shares, *(row[name] for name in _LAST)))
+            path, *others = _cells(result, class_names)
+            rows.append((name_as_text(path), *others))
             if len(rows) == _ROW_GROUP:
                 flush()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, ProcessCollector, generate_latest
 from prometheus_client.registry import Collector
@@ -39,47 +40,27 @@ class ServerMetrics:
     def __init__(self, drift_window: int = 1000, state: Callable[[], Iterable[Metric]] | None = None) -> None:
         self._registry = within = CollectorRegistry()
         self._drift_window = drift_window
-        self.requests = Counter("xfeat_requests", "Requests answered", ["route", "status"], registry=within)
-        self.latency = Histogram(
-            "xfeat_request_seconds", "Time to answer a request", ["route"], buckets=_LATENCY_BUCKETS_S, registry=within
-        )
-        stages = Histogram(
-            "xfeat_stage_seconds",
-            "Time until the batch of an image starts (queue), to decode an image, to compute a batch (infer)",
-            ["stage"],
-            buckets=_LATENCY_BUCKETS_S,
-            registry=within,
-        )
-        self.images = Counter("xfeat_images", "Images classified", ["model", "label"], registry=within)
-        self.skipped = Counter("xfeat_images_skipped", "Images without a prediction", ["cause"], registry=within)
-        self.refused = Counter(
-            "xfeat_requests_refused", "Requests rejected because a limit was reached", ["limit"], registry=within
-        )
-        self.ready = Gauge("xfeat_ready", "Whether images are accepted", registry=within)
-        self.batches = Histogram("xfeat_batch_images", "Images per batch", buckets=_BATCH_BUCKETS, registry=within)
-        self._pending = Gauge("xfeat_queue_images", "Images accepted, without a result yet", ["model"], registry=within)
-        self._model = Gauge("xfeat_model_info", "The loaded models", _MODEL_LABELS, registry=within)
-        self._verified = Gauge(
-            "xfeat_model_verified", "Whether the model file matches its certificate", ["model"], registry=within
-        )
-        self._signed = Gauge(
-            "xfeat_model_signed", "Whether its signature was required and is valid", ["model"], registry=within
-        )
-        self._top = Histogram(
-            "xfeat_top_probability",
-            "Probability of the most probable class",
-            ["model"],
-            buckets=_PROBABILITY_BUCKETS,
-            registry=within,
-        )
-        self._ood = Histogram(
-            "xfeat_ood_score",
-            "Out-of-distribution score, divided by the threshold of the model",
-            ["model"],
-            buckets=_OOD_BUCKETS,
-            registry=within,
-        )
-        self.reloads = Counter("xfeat_reloads", "Reloads of model files", ["model", "result"], registry=within)
+        counter, gauge = partial(Counter, registry=within), partial(Gauge, registry=within)
+        histogram = partial(Histogram, registry=within)
+        durations = partial(histogram, buckets=_LATENCY_BUCKETS_S)
+        self.requests = counter("xfeat_requests", "Requests answered", ["route", "status"])
+        self.latency = durations("xfeat_request_seconds", "Time to answer a request", ["route"])
+        what = "Time until the batch of an image starts (queue), to decode an image, to compute a batch (infer)"
+        stages = durations("xfeat_stage_seconds", what, ["stage"])
+        self.images = counter("xfeat_images", "Images classified", ["model", "label"])
+        self.skipped = counter("xfeat_images_skipped", "Images without a prediction", ["cause"])
+        self.refused = counter("xfeat_requests_refused", "Requests rejected because a limit was reached", ["limit"])
+        self.ready = gauge("xfeat_ready", "Whether images are accepted")
+        self.batches = histogram("xfeat_batch_images", "Images per batch", buckets=_BATCH_BUCKETS)
+        self._pending = gauge("xfeat_queue_images", "Images accepted, without a result yet", ["model"])
+        self._model = gauge("xfeat_model_info", "The loaded models", _MODEL_LABELS)
+        self._verified = gauge("xfeat_model_verified", "Whether the model file matches its certificate", ["model"])
+        self._signed = gauge("xfeat_model_signed", "Whether its signature was required and is valid", ["model"])
+        what = "Probability of the most probable class"
+        self._top = histogram("xfeat_top_probability", what, ["model"], buckets=_PROBABILITY_BUCKETS)
+        what = "Out-of-distribution score, divided by the threshold of the model"
+        self._ood = histogram("xfeat_ood_score", what, ["model"], buckets=_OOD_BUCKETS)
+        self.reloads = counter("xfeat_reloads", "Reloads of model files", ["model", "result"])
         self._drift: dict[str, ModelDrift] = {}  # of the models that are served
         self._lock = threading.Lock()  # a result that comes after its model has gone must not bring its series back
         for cause in ("image", "model"):
