@@ -13,7 +13,7 @@ import click
 import xfeat
 from xfeat.featurize.console import DATA, EXIT_PARTIAL, PATH, json_flag, print_result, progress_bar, say, warn
 from xfeat.featurize.errors import DataError, SpecError
-from xfeat.featurize.text import MAX_LISTED, aligned, shortened
+from xfeat.featurize.text import MAX_LISTED, aligned, printable, shortened
 from xfeat.serve.cli.options import model_option, predictor_options
 from xfeat.serve.cli.path_list import paths_of
 
@@ -134,8 +134,14 @@ def _rows(output: Path | None, metadata: ModelMetadata, results: list[Result]) -
     if output is None:
         return nullcontext(results.append)
     if output == _STDOUT:
-        return nullcontext(csv_rows(lambda row: click.echo(row, nl=False, file=sys.stdout), metadata.class_names))
+        return nullcontext(csv_rows(_print_row, metadata.class_names))
     return open_rows(output, metadata.class_names)
+
+
+def _print_row(row: str) -> None:
+    """Print a row with the bytes that a file would have, or on a terminal with what it can show."""
+    shown = printable(row.removesuffix("\n")) + "\n"
+    click.echo(shown if sys.stdout.isatty() else row.encode("utf-8", "surrogateescape"), nl=False)
 
 
 def _as_table(predictions: list[Prediction], metadata: ModelMetadata) -> tuple[list[str], list[str]]:
