@@ -15,7 +15,6 @@ import logging
 import re
 import sys
 import time
-from collections import Counter
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
@@ -37,7 +36,7 @@ logger = logging.getLogger("bridge")
 _TIMEOUT_S = 60.0
 _CHANGES = 100
 _LONGEST_WAIT_S = 60.0
-# An image that Orthanc cannot hand out, such as one whose file is gone, must not hold up the others.
+# An image that Orthanc cannot hand out, or that ends this process, must not hold up the others.
 _ATTEMPTS = 5
 # Images and reports go to Orthanc itself, and not through a proxy of the environment.
 _OPENER = build_opener(ProxyHandler({}))
@@ -102,8 +101,7 @@ class Bridge:
         self._orthanc, self._predictor, self._state = orthanc, predictor, state
         self._modalities = {modality.upper() for modality in modalities}
         self._builder = ReportBuilder(predictor)
-        self._failures: Counter[int] = Counter()
-        self._last, self._date, self._deaths = _read_state(state)
+        self._last, self._date, self._attempts = _read_state(state)
         self._from_now = from_now
 
     def catch_up(self) -> None:
@@ -122,7 +120,7 @@ class Bridge:
         while changes := self._next(0, _CHANGES):
             for change in changes:
                 if change["ChangeType"] == "NewInstance":
-                    self._deal_with(str(change["ID"]), int(change["Seq"]))
+                    self._deal_with(str(change["ID"]))
                 self._save(int(change["Seq"]), max(self._date, change["Date"]))
 
     def _next(self, offset: int, limit: int) -> list[dict[str, Any]]:
@@ -137,30 +135,22 @@ class Bridge:
             raise SpecError("this is no Orthanc: it has no list of changes", path=self._orthanc.url, fix=fix)
         return answer
 
-    def _save(self, last: int | None, date: str, deaths: int = 0) -> None:
-        self._last, self._date, self._deaths = last, date, 0
+    def _save(self, last: int | None, date: str, attempts: int = 0) -> None:
+        self._last, self._date, self._attempts = last, date, attempts
         with replacing(self._state, elsewhere="choose another file with --state") as partial:
-            partial.write_text(json.dumps({"last": last, "date": date, "deaths": deaths}) + "\n")
+            partial.write_text(json.dumps({"last": last, "date": date, "attempts": attempts}) + "\n")
 
-    def _deal_with(self, instance: str, change: int) -> None:
+    def _deal_with(self, instance: str) -> None:
+        if self._attempts >= _ATTEMPTS:
+            logger.error("instance %s: no report: given up after %d attempts", instance, self._attempts)
+            return
+        self._save(self._last, self._date, self._attempts + 1)
         try:
             tags = self._orthanc.json(f"/instances/{instance}/simplified-tags")
             own = tags.get("Manufacturer") == MANUFACTURER
             if own or (self._modalities and tags.get("Modality") not in self._modalities):
                 return
-            if self._deaths >= _ATTEMPTS:
-                logger.error("instance %s has ended the bridge %d times: no report", instance, self._deaths)
-                return
-            self._save(self._last, self._date, self._deaths + 1)  # stays in the file if this process dies of the image
             content = self._orthanc.call(f"/instances/{instance}/file")
-        except HTTPError as error:
-            self._failures[change] += 1
-            if error.code != 404 and self._failures[change] < _ATTEMPTS:
-                raise
-            reason = "was deleted" if error.code == 404 else f"cannot be fetched (HTTP {error.code})"
-            logger.error("instance %s %s: no report", instance, reason)
-            return
-        try:
             [result] = self._predictor.predict([content], heatmap=self._builder.has_heatmaps, on_error="skip")
             if isinstance(result, SkippedImage):
                 raise ImageError(result.reason)
@@ -169,16 +159,20 @@ class Bridge:
             logger.info("instance %s: report stored", instance)
         except ImageError as error:
             logger.info("instance %s: no report: %s", instance, error.what)
+        except HTTPError as error:
+            if error.code != 404:
+                raise
+            logger.info("instance %s: no report: it was deleted", instance)
 
     def _store(self, instance: str, content: bytes) -> None:
+        self._orthanc.call(f"/instances/{instance}")  # a report must not bring back a study that was deleted
         try:
-            self._orthanc.call(f"/instances/{instance}")  # a report must not bring back a study that was deleted
             status = json.loads(self._orthanc.call("/instances", content))["Status"]
-        except HTTPError as error:
-            if error.code >= 500:  # its disk is full, or it is stopping: tried again
-                raise
-            reason = "it was deleted meanwhile" if error.code == 404 else f"Orthanc refuses it (HTTP {error.code})"
-            raise ImageError(reason) from error
+        except OSError as error:
+            if isinstance(error, HTTPError) and error.code < 500:
+                raise ImageError(f"Orthanc refuses it (HTTP {error.code})") from error
+            self._attempts = 0  # its disk is full, or it is stopping: tried until it works
+            raise
         if status not in ("Success", "AlreadyStored"):
             raise ImageError(f"Orthanc refuses it ({status})")
 
@@ -186,7 +180,7 @@ class Bridge:
 def _read_state(path: Path) -> tuple[int | None, str, int]:
     try:
         state = json.loads(path.read_text())
-        return int(state["last"]), str(state["date"]), int(state["deaths"])
+        return int(state["last"]), str(state["date"]), int(state["attempts"])
     except FileNotFoundError:
         return None, "", 0
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -207,7 +207,7 @@ def test_a_deleted_study_stays_deleted(orthanc: Server, once, caplog, monkeypatc
     monkeypatch.setattr(ReportBuilder, "build", delete_and_build)
     assert orthanc.store("1.2.2") == newest
     assert once().exit_code == 0
-    assert "no report: it was deleted meanwhile" in caplog.text
+    assert "no report: it was deleted" in caplog.text
     assert orthanc.series() == {"1.2.1": THREE}
 
 
@@ -226,7 +226,7 @@ def test_a_new_database_is_noticed_also_if_it_has_more_changes_than_the_old_one(
     assert orthanc.series() == dict.fromkeys(studies, THREE)
 
 
-def test_what_orthanc_does_not_take_and_an_image_that_ends_the_process_are_logged(
+def test_what_orthanc_does_not_take_and_an_image_that_fails_at_each_start_are_logged(
     orthanc: Server, once, tmp_path: Path, caplog
 ):
     orthanc.store("1.2.1", AccessionNumber="NO")
@@ -234,9 +234,9 @@ def test_what_orthanc_does_not_take_and_an_image_that_ends_the_process_are_logge
     assert "no report: Orthanc refuses it (FilteredOut)" in caplog.text
     state = tmp_path / "state" / "bridge.json"
     orthanc.store("1.2.2")
-    state.write_text(json.dumps(json.loads(state.read_text()) | {"deaths": 5}))
+    state.write_text(json.dumps(json.loads(state.read_text()) | {"attempts": 5}))
     assert once().exit_code == 0
-    assert "has ended the bridge 5 times: no report" in caplog.text
+    assert "no report: given up after 5 attempts" in caplog.text
     orthanc.store("1.2.3")
     assert once().exit_code == 0
     assert orthanc.series() == {"1.2.1": ["DX"], "1.2.2": ["DX"], "1.2.3": THREE}
