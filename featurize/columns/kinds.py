@@ -297,8 +297,7 @@ def _categories(cells: Sequence[str], known: _Known) -> ExtraColumn:
     spelling: dict[str, str] = {}
     for text in sorted(known, key=lambda text: (-known[text], text)):
         spelling.setdefault(written[text].casefold(), written[text])
-    order = (lambda name: (int(float(name)), name)) if numbers else (lambda name: (0, name))
-    names = sorted(spelling.values(), key=order)
+    names = sorted(spelling.values(), key=lambda name: (int(float(name)) if numbers else 0, name))
     codes = {text: names.index(spelling[written[text].casefold()]) for text in known}
     values: NDArray[np.int32] = np.array([codes.get(text, -1) for text in cells], np.int32)
     return ExtraColumn("category", values, tuple(names))

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fnmatch import translate
 from itertools import product
-from pathlib import Path
 
 from xfeat.featurize.datasets.column_choice import ColumnChoice, further_names
 from xfeat.featurize.datasets.image_files import (
@@ -36,15 +35,14 @@ _CLASS_SHARE = 0.5
 _MAX_LABEL = 100
 
 
-def split_pattern(data: str | os.PathLike[str]) -> tuple[Root, str] | None:
-    """Divide a pattern such as ``shards-{000..009}.tar`` into the folder and the rest; ``None`` if it is none."""
+def split_pattern(data: str | os.PathLike[str]) -> tuple[Root, str]:
+    """Divide a pattern such as ``shards-{000..009}.tar`` into the folder and the rest, empty if it is no pattern."""
     root = root_of(data)
     text = root.full if isinstance(root, Url) else os.fspath(data)
+    found = _MAGIC.search(text)
     # In a web address, ? and * mean something else.
-    is_web = isinstance(root, Url) and root.is_web
-    found = None if is_web or (isinstance(root, Path) and os.path.exists(root)) else _MAGIC.search(text)
-    if found is None:
-        return None
+    if found is None or (root.is_web if isinstance(root, Url) else os.path.exists(root)):
+        return root, ""
     folder, slash, _ = text[: found.start()].rpartition("/")
     return root_of(folder or slash or "."), text[len(folder) + len(slash) :]
 

@@ -29,7 +29,7 @@ from xfeat.featurize.sources.containers import Folder, is_container
 from xfeat.featurize.sources.image_source import ImageSource
 from xfeat.featurize.sources.opening import open_source
 from xfeat.featurize.text import listed, quote
-from xfeat.featurize.urls import Root, Url, root_of
+from xfeat.featurize.urls import Root, Url
 
 logger = logging.getLogger(__name__)
 
@@ -134,7 +134,7 @@ def open_dataset(
         DataError: if the path does not exist, contains no images, or has names that a cache cannot hold.
         SpecError: if there is a ``layout``, and ``data`` is a table, or ``columns`` names one that is not there.
     """
-    root, pattern = split_pattern(data) or (root_of(data), "")
+    root, pattern = split_pattern(data)
     if content is None and isinstance(root, Path) and not root.exists():
         raise DataError("folder or file not found", path=root, expected=LAYOUTS, fix="check the path")
     source, table, folder = None, None, None

@@ -19,7 +19,7 @@ from xfeat.featurize.sources.containers import Folder, is_container
 from xfeat.featurize.sources.folder import FolderSource
 from xfeat.featurize.sources.image_source import ImageSource
 from xfeat.featurize.sources.opening import open_source, refuse_pipes
-from xfeat.featurize.urls import Root, Url, root_of
+from xfeat.featurize.urls import Root, Url
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def open_images(data: str | os.PathLike[str], *, recursive: bool = True, columns
     Raises:
         DataError: if it is not there, cannot be listed or read, or has no image.
     """
-    root, pattern = split_pattern(data) or (root_of(data), "")
+    root, pattern = split_pattern(data)
     if isinstance(root, Path):
         _require_there(root)
         if root.is_file() and not is_table(root.name) and not is_container(root.name):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
@@ -84,11 +85,9 @@ class Connection:
 
     def info(self, url: Url) -> dict[str, Any] | None:
         """Return what is told of a file, ``None`` if there is none."""
-        try:
-            found: dict[str, Any] = self._attempt(url, lambda: self._files.info(self._path(url)))
-        except FileNotFoundError:
-            return None
-        return found
+        with suppress(FileNotFoundError):
+            return dict(self._attempt(url, lambda: self._files.info(self._path(url))))
+        return None
 
     def content(self, url: Url, start: int | None = None, end: int | None = None) -> bytes:
         """Return the content of a file, or a part of it.

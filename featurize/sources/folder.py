@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from xfeat.featurize.errors import DataError
@@ -69,12 +70,10 @@ class FolderSource(Folder):
         return local_file(path) if path.is_file() else None
 
     def _own_state(self, path: str) -> FileState | None:
-        file = os.path.join(self._root, path)
-        try:
-            found = os.stat(file)
-        except (OSError, ValueError):
-            return None
-        return FileState(found.st_size, found.st_mtime_ns or EPOCH, digest_mark(*_identity(file, found)))
+        with suppress(OSError, ValueError):
+            found = os.stat(file := os.path.join(self._root, path))
+            return FileState(found.st_size, found.st_mtime_ns or EPOCH, digest_mark(*_identity(file, found)))
+        return None
 
     def _own_content(self, path: str) -> tuple[bytes, FileState]:
         return read_file(os.path.join(self._root, path))
