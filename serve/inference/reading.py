@@ -10,6 +10,7 @@ from itertools import groupby
 from typing import Literal, NamedTuple
 
 from xfeat.featurize.errors import ImageError
+from xfeat.featurize.images.decode import is_truncated
 from xfeat.featurize.images.given import range_of_given
 from xfeat.featurize.images.grey_range import GreyRange
 from xfeat.featurize.images.preprocess import Pixels
@@ -63,7 +64,10 @@ def read_ahead(
         name, content_of = source
         try:
             content = content_of()
-            return ReadImage(name, decode(content), range_of_given(content, spec))
+            image = ReadImage(name, decode(content), range_of_given(content, spec))
+            if isinstance(content, bytes) and is_truncated(content):
+                logger.warning("%s is truncated; the part that is there was used", name)
+            return image
         except ImageError as error:
             return ReadImage(name, SkippedImage(path=name, reason=error.what), None)
 

@@ -210,6 +210,15 @@ def test_the_exit_code_says_whether_all_some_or_none_were_classified(
         assert not Path("a.parquet").exists()
 
 
+@pytest.mark.parametrize(("name", "kind"), [("cut.jpg", "JPEG"), ("cut.png", "PNG")])
+def test_an_image_that_is_cut_short_is_classified_and_named(tiny: Any, folder: Path, name: str, kind: str) -> None:
+    (folder / name).write_bytes(tiny.draw(RED, (400, 300), kind)[:-20])
+    done = run("pics", name)
+    assert done.exit_code == 0
+    assert f"{name} is truncated; the part that is there was used" in done.stderr
+    assert "red.png is truncated" not in done.stderr
+
+
 def test_every_kind_of_table_has_what_json_has(write_model: Any, tiny: Any, folder: Path) -> None:
     classes = ("error", "a,b", 'c"d')
     model = write_model("odd.onnx", class_names=classes, positive="a,b", threshold=0.5, ood=True, ood_threshold=0.4)
