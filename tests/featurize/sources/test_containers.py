@@ -140,31 +140,17 @@ def sparse(path: Path) -> Path:
     return path
 
 
-def claims(size: int) -> Callable[[Path], Path]:
-    def write(path: Path) -> Path:
-        info = tarfile.TarInfo("a/1.png")
-        info.size = size
-        path.write_bytes(info.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
-        return path
-
-    return write
-
-
 def header_of(size: int, kind: bytes) -> Callable[[Path], Path]:
-    def write(path: Path) -> Path:
-        info = special("a", kind)
-        info.size = size
-        path.write_bytes(info.tobuf(tarfile.GNU_FORMAT) + bytes(4096))
-        return path
-
-    return write
+    info = special("a/1.png", kind)
+    info.size = size
+    return of(lambda _: info.tobuf(tarfile.GNU_FORMAT) + bytes(4096))
 
 
 BROKEN_TARS: dict[str, tuple[Callable[[Path], Path], str]] = {
     "cut in a file": (of(lambda data: data[:2000]), "cannot be read|end of the archive is missing"),
     "cut in a header": (of(lambda data: data[:1200]), "cannot be read|end of the archive is missing"),
     "a damaged header": (of(lambda data: data[:1100] + b"!" + data[1101:]), "cannot be read"),
-    "a file of 8 EB": (claims(1 << 62), "the end of the archive is missing"),
+    "a file of 8 EB": (header_of(1 << 62, tarfile.REGTYPE), "the end of the archive is missing"),
     "a name of 1 GB": (header_of(1 << 30, tarfile.GNUTYPE_LONGNAME), "cannot be read"),
     "an extended header of 1 GB": (header_of(1 << 30, tarfile.XHDTYPE), "cannot be read"),
     "nothing": (of(lambda _: b""), "no images found"),

@@ -8,7 +8,7 @@ import socket
 import threading
 import zipfile
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -137,12 +137,18 @@ class Proxy:
         self._listening.close()
 
 
+@pytest.fixture
+def proxy(store: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """Put a proxy before the object store."""
+    with closing(Proxy(store.port)) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.port}")
+        yield proxy
+
+
 def test_a_connection_that_is_cut_ends_the_run_which_resumes(
-    bench: Bench, store: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, store: SimpleNamespace, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = put(store, bench.data, "c")
-    proxy = Proxy(store.port)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.port}")
     monkeypatch.setattr(connection, "WAITS_S", (0.01, 0.02))
     seen: list[int] = []
 
@@ -160,15 +166,10 @@ def test_a_connection_that_is_cut_ends_the_run_which_resumes(
     assert (done.images, done.skipped) == (12, [])
     assert 0 < done.computed < 12, "what was finished is not computed again"
     bench.check()
-    proxy.close()
 
 
-def test_a_short_interruption_is_not_noticed(
-    bench: Bench, store: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_short_interruption_is_not_noticed(bench: Bench, store: SimpleNamespace, proxy: Proxy) -> None:
     url = put(store, bench.data, "i")
-    proxy = Proxy(store.port)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.port}")
     cuts = 0
 
     def progress(done: int, total: int) -> None:
@@ -181,7 +182,6 @@ def test_a_short_interruption_is_not_noticed(
     bench.engine.batch_size = 2
     assert bench.run(data=url, workers=1, progress=progress).images == 12
     bench.check()
-    proxy.close()
 
 
 @pytest.mark.parametrize(
