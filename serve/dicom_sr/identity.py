@@ -68,7 +68,8 @@ class ModelIdentity:
             threshold=metadata.threshold,
             parameters=(
                 f"xfeat {version('xfeat-onnx')}",
-                f"backbone: {metadata.feature_spec.describe()}",
+                f"features: {metadata.feature_spec.describe()}",
+                f"weights: {metadata.precision}",
                 f"decision: {decision}",
                 f"certificate: {_certificate(predictor)}",
                 *cut,
