@@ -146,7 +146,8 @@ def test_the_report_says_what_the_prediction_says_and_what_made_it(heatmap_model
     assert (report.VerificationFlag, report.PreliminaryFlag) == ("UNVERIFIED", "PRELIMINARY")
     assert report.DeviceSerialNumber == hashlib.sha256(heatmap_model.read_bytes()).hexdigest()
     text = "\n".join(str(item.value) for item in report.iterall())
-    for said in ("For research use only. Not for diagnosis.", "certificate: none", "weights: float32", "covid is predicted from", "tiny"):
+    model = ("certificate: none", "weights: float32", "covid is predicted from", "tiny")
+    for said in ("For research use only. Not for diagnosis.", *model):
         assert said in text
     assert str(tmp_path) not in text
 
