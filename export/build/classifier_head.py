@@ -48,7 +48,7 @@ def classifier_head(classifier: Any) -> ClassifierHead:
         DataError: if it is not fitted, or to the features in another order, or a class has no name of one line.
     """
     steps = list(_steps(classifier))
-    extractor = steps.pop(0) if steps and _is_extractor(steps[0]) else None
+    extractor = steps.pop(0) if steps and type(steps[0]).__name__ == "FeatureExtractor" else None
     *scalers, last = steps or [classifier]
     for step in steps:
         _require_order(step)
@@ -83,10 +83,6 @@ def _steps(estimator: Any) -> Any:
             yield from _steps(step)
     elif estimator not in (None, "passthrough"):
         yield estimator
-
-
-def _is_extractor(step: Any) -> bool:
-    return type(step).__name__ == "FeatureExtractor"
 
 
 def _require_order(step: Any) -> None:

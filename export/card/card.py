@@ -75,9 +75,7 @@ class Card:
             "sections": [asdict(section) for section in self.sections],
             "limitations": [{"text": row.text, "where": row.where} for row in self.limitations],
             "metrics": [asdict(metric) for metric in self.metrics],
-            "checklists": {
-                checklist.name: [answer.to_dict() for answer in answered] for checklist, answered in self.checklists
-            },
+            "checklists": {checklist.name: [*map(asdict, found)] for checklist, found in self.checklists},
             "for_you_to_fill_in": self.left_to_fill_in,
         }
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Self
 
@@ -95,10 +95,6 @@ class Answer:
     text: str
     where: list[str]
     rest: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON types."""
-        return asdict(self)
 
 
 def answers(checklist: Checklist, rows: Iterable[Row]) -> list[Answer]:

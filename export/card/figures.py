@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from xfeat.export.card.rows import Row
+from xfeat.export.card.rows import Row, row_of
 from xfeat.export.card.sources import Document, Sources
 from xfeat.head.reports.formatting import frequent_confusions, hardest_classes, percent, with_interval
 from xfeat.head.reports.study_text import coefficient, decided_classes
@@ -115,7 +115,7 @@ def interval_rows(sources: Sources) -> Iterator[Row]:
             False: "each image on its own",
         }
         text = f"95 % confidence intervals, {texts.get(known, 'by patient where patients are known')}"
-        yield Row(id="metrics.intervals", label="uncertainty", text=text, where=document.at(key))
+        yield row_of(document, key, "metrics.intervals", "uncertainty", text)
 
 
 def error_rows(sources: Sources) -> Iterator[Row]:
@@ -125,9 +125,8 @@ def error_rows(sources: Sources) -> Iterator[Row]:
         confusions = [f"{true} as {said} {count}" for true, said, count in frequent_confusions(classes, matrix)]
         wrong = sum(map(sum, matrix)) - sum(row[place] for place, row in enumerate(matrix))
         text = f"{wrong} of {sum(map(sum, matrix))} images{(confusions and ': ' + ', '.join(confusions)) or ''}"
-        where = document.at(f"{key}.confusion_matrix")
         id = "external.errors" if external else "metrics.errors"
-        yield Row(id=id, label=f"{name}: misclassified", text=text, where=where)
+        yield row_of(document, f"{key}.confusion_matrix", id, f"{name}: misclassified", text)
 
 
 def threshold_words(point: Mapping[str, Any]) -> str:

@@ -55,7 +55,12 @@ def fact(id: str, label: str, document: Document | None, key: str, words: Words 
     if document is None or value is None or value in ("", [], {}):
         return
     if text := words(value):
-        yield Row(id=id, label=label, text=text, where=document.at(key))
+        yield row_of(document, key, id, label, text)
+
+
+def row_of(document: Document, key: str, id: str, label: str, text: str) -> Row:
+    """Return a row of what a document says under a key."""
+    return Row(id=id, label=label, text=text, where=document.at(key))
 
 
 def blanks(**labels: str) -> list[Row]:

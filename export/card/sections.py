@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from xfeat.export.card.figures import error_rows, interval_rows, metrics, prevalence_words, studies, threshold_words
-from xfeat.export.card.rows import Row, blanks, fact
+from xfeat.export.card.rows import Row, blanks, fact, row_of
 from xfeat.export.card.sources import Document, Sources
 from xfeat.featurize.text import MAX_LISTED, listed
 from xfeat.head.reports.formatting import percent
@@ -78,9 +78,8 @@ def _model(sources: Sources) -> Iterator[Row]:
     model, run, metadata = sources.model, sources.run, sources.metadata
     spec = metadata.feature_spec
     yield from fact("model.encoder", "encoder, frozen", model, "feature_spec", lambda _: spec.describe())
-    yield from fact(
-        "model.weights", "weights of the encoder", model, "feature_spec.weights_sha256", "SHA-256 {}".format
-    )
+    digest = "SHA-256 {}".format
+    yield from fact("model.weights", "weights of the encoder", model, "feature_spec.weights_sha256", digest)
     yield from fact("model.head", "trained head", run, "head_spec", lambda head: _head(run, head))
     yield from fact("model.classes", "classes", model, "class_names", listed)
     resized = f"pixels of any size; resized inside to {spec.preprocess.size} × {spec.preprocess.size}"
@@ -120,7 +119,7 @@ def _epoch(run: Document | None, best: int) -> str:
 def _ensemble(run: Document) -> Row:
     members = run.get("ensemble.members")
     text = f"{members} heads, averaged into one" if members else "none: one head"
-    return Row(id="model.ensemble", label="ensemble", text=text, where=run.at("ensemble"))
+    return row_of(run, "ensemble", "model.ensemble", "ensemble", text)
 
 
 def _calibration(found: Mapping[str, Any]) -> str:
@@ -136,10 +135,10 @@ def _data(sources: Sources) -> Iterator[Row]:
     run, counted, described = sources.run, sources.counted, sources.described
     yield from fact("data.images", "images", run, "split.images", _counts)
     if run is None:
-        yield from fact("data.images", "images", described, "metrics", _images_of)
+        yield from fact("data.images", "images", described, "metrics", partial(_per_split, "images"))
     yield from fact("data.classes", "images per class", described, "metrics", _classes_of)
     if counted and counted.get("all_images_have_patients"):
-        yield from fact("data.patients", "patients", counted, "splits", _patients)
+        yield from fact("data.patients", "patients", counted, "splits", partial(_per_split, "patients"))
         yield from fact("data.disjoint", "level of the splits", counted, "patients_in_two_splits", _disjoint)
     yield from fact("data.split", "origin of the splits", run, "split.source")
     yield from fact("data.unreadable", "images that could not be read", counted, "unreadable_images")
@@ -152,8 +151,8 @@ def _counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in counts.items())
 
 
-def _images_of(found: Any) -> str:
-    return _counts({split: each["images"] for split, each in found.items()})
+def _per_split(what: str, found: Mapping[str, Mapping[str, int]]) -> str:
+    return _counts({split: each[what] for split, each in found.items()})
 
 
 def _classes_of(found: Any) -> str:
@@ -167,10 +166,6 @@ def _classes_of(found: Any) -> str:
             counts = {f"{len(counts)} classes, from {ends[0]}": counts[ends[0]], f"to {ends[1]}": counts[ends[1]]}
         texts[split] = _counts(counts)
     return "; ".join(f"{split}: {text}" for split, text in texts.items() if text)
-
-
-def _patients(splits: Mapping[str, Mapping[str, int]]) -> str:
-    return _counts({split: each["patients"] for split, each in splits.items()})
 
 
 def _disjoint(shared: int) -> str:
@@ -196,14 +191,8 @@ def _study_words(document: Document, study: Mapping[str, Any]) -> str:
     if left_out:
         texts.append(f"{left_out} left out: without a label, or of other classes")
     if "seen_in_training" in document.content:
-        unknown = "it could not be checked whether they are training images"
-        texts.append(
-            unknown
-            if seen is None
-            else f"{len(seen)} of them training images"
-            if seen
-            else "none of them seen in training"
-        )
+        known = f"{len(seen)} of them training images" if seen else "none of them seen in training"
+        texts.append("it could not be checked whether they are training images" if seen is None else known)
     return "; ".join(texts)
 
 
@@ -223,8 +212,7 @@ def _benefit(curve: Mapping[str, Any]) -> str:
 def _operating_point(sources: Sources) -> Iterator[Row]:
     model, run = sources.model, sources.run
     if sources.metadata.positive is None:
-        where = model.at("positive")
-        yield Row(id="point.threshold", label="decision", text="the most probable class; no threshold", where=where)
+        yield row_of(model, "positive", "point.threshold", "decision", "the most probable class; no threshold")
         return
     yield from fact("point.threshold", "decision", model, "threshold", lambda _: threshold_words(model.content))
     yield from fact("point.chosen_on", "chosen on", run, "operating_point.chosen_on")
@@ -242,8 +230,8 @@ def _subgroups(sources: Sources) -> Iterator[Row]:
             text = "; ".join(filter(None, [values and f"images: {values}", found["note"], gaps]))
             label = f"{name}: {column}" + (f" (sensitivity and specificity of {of_class})" if of_class else "")
             if text:
-                where = document.at("subgroups.columns")
-                yield Row(id=f"subgroups.{'gaps' if gaps else 'values'}", label=label, text=text, where=where)
+                id = f"subgroups.{'gaps' if gaps else 'values'}"
+                yield row_of(document, "subgroups.columns", id, label, text)
 
 
 def _elsewhere(sources: Sources) -> Iterator[Row]:
@@ -257,27 +245,17 @@ def _elsewhere(sources: Sources) -> Iterator[Row]:
         yield from fact("elsewhere.left_out", "sources left out", sources.model, "elsewhere")
     for evaluation in sources.evaluations:
         for figure, text, verdict in drop_rows(evaluation.get("drop")):
-            yield Row(
-                id="elsewhere.drop",
-                label=f"{evaluation.get('name')}: drop of {figure}, in points",
-                text=f"{text}: {verdict}",
-                where=evaluation.at("drop.figures"),
-            )
+            label = f"{evaluation.get('name')}: drop of {figure}, in points"
+            yield row_of(evaluation, "drop.figures", "elsewhere.drop", label, f"{text}: {verdict}")
 
 
 def _ood(sources: Sources) -> Iterator[Row]:
-    yield from fact(
-        "ood.threshold",
-        "above",
-        sources.model,
-        "ood_threshold",
-        "{:.4g}: a score of 95 % of the validation images is lower".format,
-    )
+    threshold = "{:.4g}: a score of 95 % of the validation images is lower".format
+    yield from fact("ood.threshold", "above", sources.model, "ood_threshold", threshold)
     if sources.certificate:
         for kind, found in (sources.certificate.get("out_of_distribution") or {}).items():
-            where = sources.certificate.at("out_of_distribution")
             text = f"{round(found['above'] * found['images'])} of {found['images']} above the threshold"
-            yield Row(id="ood.kinds", label=kind, text=text, where=where)
+            yield row_of(sources.certificate, "out_of_distribution", "ood.kinds", kind, text)
 
 
 def _audit(sources: Sources) -> Iterator[Row]:
@@ -286,7 +264,7 @@ def _audit(sources: Sources) -> Iterator[Row]:
     yield from fact("audit.shortcuts", "shortcuts", described, "audit.verdicts.shortcuts")
     for key in ("failures", "warnings"):
         for text in described.get(f"audit.{key}") or []:
-            yield Row(id=f"audit.{key}", label=key[:-1], text=str(text), where=described.at(f"audit.{key}"))
+            yield row_of(described, f"audit.{key}", f"audit.{key}", key[:-1], str(text))
 
 
 def _parity(sources: Sources) -> Iterator[Row]:
@@ -295,8 +273,7 @@ def _parity(sources: Sources) -> Iterator[Row]:
         return
     for provider, checks in (certificate.get("against_torch") or {}).items():
         for form, found in checks.items():
-            where = certificate.at("against_torch")
-            yield Row(id="parity.torch", label=f"{form}, {provider}", text=_agreement(found), where=where)
+            yield row_of(certificate, "against_torch", "parity.torch", f"{form}, {provider}", _agreement(found))
     yield from fact("parity.training", "predictions of the training", certificate, "against_training", _agreement)
     yield from fact("parity.gate", f"{sources.metadata.precision} beside float32", certificate, "gate", _gate)
 

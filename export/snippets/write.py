@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ def write_snippet(model: Path, language: str) -> str:
             path=model,
             fix="name the full model, which resizes them itself, or take --lang python",
         )
-    write = {"python": _python, "js": _javascript, "cpp": _cpp}[language]
+    write = {"python": _python, "js": partial(_values, literal=json.dumps), "cpp": _cpp}[language]
     text = (resources.files(__package__) / "templates" / _TEMPLATES[language]).read_text(encoding="utf-8")
     for name, value in write(opened, metadata).items():
         text = text.replace(f"§{name}§", value)
@@ -90,10 +91,6 @@ def _box(spec: PreprocessSpec) -> str:
         return ""
     cut = _CUT.format(crop_parts=spec.crop_parts, half=CROP_PARTS // 2, all_parts=CROP_PARTS)
     return cut + (_SQUARE if spec.resize == "crop" else "") + _CROP
-
-
-def _javascript(opened: ModelFile, metadata: ModelMetadata) -> dict[str, str]:
-    return _values(opened, metadata, json.dumps)
 
 
 def _values(opened: ModelFile, metadata: ModelMetadata, literal: Callable[[Any], str]) -> dict[str, str]:

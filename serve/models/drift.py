@@ -25,6 +25,12 @@ from xfeat.serve.specs import LEAST_DRIFT_IMAGES
 _Z_99 = 2.326
 # Added to each count, so that an empty bin has a logarithm. Source: Agresti, Categorical Data Analysis, 2002, 3.1.1.
 _SMOOTHING = 0.5
+_GAUGES = {
+    "psi": f"Population stability index against the validation images, from {LEAST_DRIFT_IMAGES} images on",
+    "psi_chance": "The index that chance alone exceeds in one of a hundred windows",
+    "images": "Images in the window",
+    "reference_images": "Validation images whose scores the model file holds; with 0 there is no index",
+}
 
 
 def stability_index(expected: Sequence[int], found: Sequence[int]) -> float:
@@ -112,16 +118,7 @@ class DriftCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics as they are now."""
         psi, chance, images, reference = (
-            GaugeMetricFamily(f"xfeat_drift_{name}", text, labels=["model", "of"])
-            for name, text in (
-                (
-                    "psi",
-                    f"Population stability index against the validation images, from {LEAST_DRIFT_IMAGES} images on",
-                ),
-                ("psi_chance", "The index that chance alone exceeds in one of a hundred windows"),
-                ("images", "Images in the window"),
-                ("reference_images", "Validation images whose scores the model file holds; with 0 there is no index"),
-            )
+            GaugeMetricFamily(f"xfeat_drift_{name}", text, labels=["model", "of"]) for name, text in _GAUGES.items()
         )
         for name, drift in list(self._models.items()):
             for score in (PROBABILITY, OOD_SCORE):
