@@ -13,10 +13,17 @@ const SEVERAL = "an animation of several frames, not one picture. Save one frame
 
 const startsWith = (bytes, text, at = 0) => [...text].every((letter, i) => bytes[at + i] === letter.charCodeAt(0));
 
+// Pictures that browsers read otherwise or not at all: name, how the file begins, and where.
+const OTHERS = [
+  ["TIFF", "II*\0"], ["TIFF", "MM\0*"], ["GIF", "GIF8"], ["JPEG 2000", "\0\0\0\x0cjP"], ["JPEG 2000", "\xff\x4f\xff\x51"],
+  ["AVIF", "ftypavi", 4], ["HEIC", "ftyphei", 4], ["HEIC", "ftypmif1", 4], ["PPM", "P5\n"], ["PPM", "P6\n"],
+];
+
 // Why a file cannot be decoded in a browser, or not as on a server; null if it can.
 export function rejection(bytes) {
   if (bytes.length === 0) return "the file is empty";
-  if (startsWith(bytes, "II*\0") || startsWith(bytes, "MM\0*")) return `TIFF cannot be read in a browser. ${CONVERT}`;
+  const other = OTHERS.find(([, text, at]) => startsWith(bytes, text, at));
+  if (other) return `${other[0]} cannot be read in a browser. ${CONVERT}`;
   if (startsWith(bytes, "\x89PNG")) {
     if (bytes[24] === 16) return `16-bit PNG: browsers reduce it to 8 bits. ${CONVERT}`;
     return isAnimatedPng(bytes) ? SEVERAL : null;

@@ -207,7 +207,10 @@ def odd_files(folder):
         "print.jpg": (noise((40, 40), "CMYK"), {}, "CMYK"),
         "turned.webp": (noise((40, 40)), {"exif": exif}, "EXIF"),
         "glass.png": (glass, {}, "transparent"),
-        "moving.gif": (noise((40, 40)), {}, "not a JPEG"),
+        "still.gif": (noise((40, 40)), {}, "GIF cannot be read in a browser. Save it as"),
+        "scan.jp2": (noise((40, 40)), {}, "JPEG 2000 cannot be read in a browser. Save it as"),
+        "plain.ppm": (noise((40, 40)), {}, "PPM cannot be read in a browser. Save it as"),
+        "film.avif": (noise((40, 40)), {}, "AVIF cannot be read in a browser. Save it as"),
         "moving.png": (noise((40, 40)), two_frames, "animation"),
         "moving.webp": (noise((40, 40)), two_frames, "animation"),
     }
