@@ -80,39 +80,24 @@ def read_columns(table: TableFile, choice: ColumnChoice) -> TableColumns:
 
 def _features(table: TableFile) -> list[str]:
     """Return the columns of the features in their order: f10 after f9."""
-    if table.lists:
-        named = [name for name in _FEATURE_LISTS if name in table.lists] or table.lists
-        if len(named) > 1:
-            raise DataError(
-                "several columns could be the features",
-                path=table.path,
-                expected="one column of lists, called features",
-                found=listed(map(quote, named)),
-                fix="rename the right one to features, or remove the others",
-            )
-        return named
+    lists = [name for name in _FEATURE_LISTS if name in table.lists] or table.lists
     families: defaultdict[str, dict[int, list[str]]] = defaultdict(dict)
     for name in table.names:
         if number := feature_number(name):
             families[number[0]].setdefault(number[1], []).append(name)
-    if not families:
-        raise DataError(
-            "it has no features",
-            path=table.path,
-            expected="columns f0, f1, … or one column of lists, called features",
-            found=listed(map(quote, table.names)) or "no columns",
-            fix="name the columns of the features so",
-        )
     many = [family for family, numbers in families.items() if len(numbers) > 1] or list(families)
     many = ["f"] if "f" in many else many
-    if len(many) > 1:
+    possible = lists or [next(iter(families[family].values()))[0] for family in many]
+    if len(possible) != 1:
         raise DataError(
-            "several kinds of columns could be the features",
+            "several kinds of columns could be the features" if possible else "it has no features",
             path=table.path,
-            expected="columns f0, f1, …",
-            found=listed(quote(next(iter(families[each].values()))[0]) for each in many),
-            fix="rename the right ones to f0, f1, …",
+            expected="columns f0, f1, … or one column of lists, called features",
+            found=listed(map(quote, possible or table.names)) or "no columns",
+            fix="name the columns of the features so, and no others",
         )
+    if lists:
+        return lists
     family = many[0]
     numbers = families[family]
     if again := [names for names in numbers.values() if len(names) > 1]:

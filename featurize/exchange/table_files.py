@@ -184,7 +184,11 @@ def rows_at_once(width: int) -> int:
 def _write_parquet(path: Path, schema: pa.Schema, blocks: Iterable[pa.RecordBatch], note: str) -> None:
     import pyarrow.parquet as pq
 
-    with pq.ParquetWriter(path, schema.with_metadata({NOTE: note}), compression="zstd") as writer:
+    _write_all(pq.ParquetWriter(path, schema.with_metadata({NOTE: note}), compression="zstd"), blocks)
+
+
+def _write_all(writer: Any, blocks: Iterable[pa.RecordBatch]) -> None:
+    with writer:
         for block in blocks:
             writer.write_batch(block)
 
@@ -247,9 +251,7 @@ def _write_csv(path: Path, schema: pa.Schema, blocks: Iterable[pa.RecordBatch], 
     from pyarrow import csv as arrow_csv
 
     options = arrow_csv.WriteOptions(quoting_style="needed")
-    with arrow_csv.CSVWriter(str(path), schema, write_options=options) as writer:
-        for block in blocks:
-            writer.write_batch(block)
+    _write_all(arrow_csv.CSVWriter(str(path), schema, write_options=options), blocks)
 
 
 # npz
