@@ -22,11 +22,15 @@ def log_fields(scope: Scope) -> dict[str, Any]:
 
 
 def client_address(client: tuple[str, int] | None) -> str:
-    """Return the IP address of a client. A proxy may pass on any text; what is no address is ``unknown``."""
+    """Return the IP address of a client, that of IPv4 also if it came to a socket of IPv6 (``::ffff:10.0.0.5``).
+
+    A proxy may pass on any text; what is no address is ``unknown``.
+    """
     try:
-        return str(ipaddress.ip_address(client[0] if client else ""))
+        address = ipaddress.ip_address(client[0] if client else "")
     except ValueError:
         return "unknown"
+    return str(getattr(address, "ipv4_mapped", None) or address)
 
 
 def log_writer(kind: str, logger: logging.Logger, *, with_client: bool = True) -> LogWriter | None:

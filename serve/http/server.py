@@ -76,8 +76,12 @@ def serve(
         silence_log()
     with contextlib.suppress(AttributeError, TypeError, OSError):  # only glibc has it
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK_BYTES)
-    models = ModelRegistry(source, partial(open_sessions, spec, options), spec, default=options.default_model)
-    with contextlib.closing(models), contextlib.closing(listen(options.host, options.port)) as listener:
+    opener = partial(open_sessions, spec, options)
+    with (
+        _hangups() as asked,
+        contextlib.closing(ModelRegistry(source, opener, spec, default=options.default_model)) as models,
+        contextlib.closing(listen(options.host, options.port)) as listener,
+    ):
         service = Service(models)
         # These warn of damaged forms and images, which any client can send; the response tells the client.
         logging.getLogger("python_multipart").setLevel(logging.ERROR)
@@ -95,7 +99,7 @@ def serve(
             ws="none",
             timeout_graceful_shutdown=int(spec.drain_timeout_s),
         )
-        with _reload_on_hangup(models), _watch(models, options.watch_s):
+        with _reload_when_asked(models, asked), _watch(models, options.watch_s):
             on_ready(url_of(options.host, listener), models)
             # After an orderly stop uvicorn raises the signal again, but for a server this is the normal way to stop.
             with contextlib.suppress(KeyboardInterrupt):
@@ -133,15 +137,23 @@ def open_sessions(spec: ServeSpec, options: ServerOptions, path: Path) -> list[P
 
 
 @contextlib.contextmanager
-def _reload_on_hangup(models: ModelRegistry) -> Iterator[None]:
-    hangup = getattr(signal, "SIGHUP", None)  # Windows has none
-    if hangup is None or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
+def _hangups() -> Iterator[queue.SimpleQueue[bool]]:
+    """Collect SIGHUP from now on: while models are being opened, too, where it would end the process."""
     # Its put() may interrupt itself, as a signal does.
     asked: queue.SimpleQueue[bool] = queue.SimpleQueue()
+    hangup = getattr(signal, "SIGHUP", None)  # Windows has none
+    if hangup is None or threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before = signal.signal(hangup, lambda number, frame: asked.put(True))
+    try:
+        yield asked
+    finally:
+        signal.signal(hangup, before)
 
+
+@contextlib.contextmanager
+def _reload_when_asked(models: ModelRegistry, asked: queue.SimpleQueue[bool]) -> Iterator[None]:
     def reload_when_asked() -> None:
         while asked.get():
             while not asked.empty():  # signals that came together are one reload
@@ -150,11 +162,7 @@ def _reload_on_hangup(models: ModelRegistry) -> Iterator[None]:
             models.reload()
 
     with _thread("reload", reload_when_asked, stop=lambda: asked.put(False)):
-        before = signal.signal(hangup, lambda number, frame: asked.put(True))
-        try:
-            yield
-        finally:
-            signal.signal(hangup, before)
+        yield
 
 
 @contextlib.contextmanager

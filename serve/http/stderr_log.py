@@ -136,9 +136,9 @@ def _log_exception(kind: type[BaseException], value: BaseException | None, trace
 
 def _as_object(text: str) -> str:
     level, colon, message = text.partition(": ")
-    if level not in _LEVELS or not colon:
+    if level.lower() not in _LEVELS or not colon:  # click writes Error
         level, message = "info", text
-    return _json(_iso(datetime.now().timestamp()), {"level": level, "message": message}) + "\n" if text else ""
+    return _json(_iso(datetime.now().timestamp()), {"level": level.lower(), "message": message}) + "\n" if text else ""
 
 
 def _json(time: str, line: dict[str, Any]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -166,7 +165,7 @@ class ModelRegistry(Mapping[str, ServedModel]):
     @property
     def failed_reloads(self) -> list[str]:
         """Names of models whose newest file could not be loaded and is still there. Asks the disk if there are any."""
-        return sorted(name for name, path in self._failed.items() if os.path.exists(path))
+        return sorted(name for name, path in self._failed.items() if _state(path))
 
     def __getitem__(self, name: str) -> ServedModel:
         return self._models[name]
@@ -181,7 +180,7 @@ class ModelRegistry(Mapping[str, ServedModel]):
         """Return the state of every model file that is there now."""
         try:
             states = {path: _states(path) for path in model_files(self.source)}
-        except ModelError:
+        except (ModelError, OSError):  # OSError: a disk or mount that does not answer now
             return {}
         return {path: state for path, state in states.items() if state[0] is not None}
 
@@ -310,6 +309,8 @@ def _states(path: Path) -> FileStates:
 def _state(path: Path) -> tuple[int, int, int] | None:
     try:
         state = path.stat()
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:  # it may still be there: the model is not removed, and the reload says what is wrong
+        return error.errno or 0, -1, -1
     return state.st_ino, state.st_size, state.st_mtime_ns

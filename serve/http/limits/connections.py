@@ -60,6 +60,8 @@ def with_connection_limits(limits: BodyLimits, log: LogWriter | None = None) -> 
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
+            if self.client is not None:  # as --trusted-proxy writes it
+                self.client = client_address(self.client), self.client[1]
             transport.set_write_buffer_limits(0)  # so that writing pauses when a byte is unread, until all are read
             self._expect_request()
 

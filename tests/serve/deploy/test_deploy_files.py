@@ -52,13 +52,14 @@ def test_the_image_copies_every_package_of_the_project():
         assert all((ROOT / name).exists() for name in source.split())
 
 
-@pytest.mark.parametrize("setting", ["ExecStart", "ExecReload", "KillSignal", "TimeoutStopSec"])
+@pytest.mark.parametrize("setting", ["ExecStart", "ExecReload", "KillSignal", "Restart", "TimeoutStopSec"])
 def test_the_unit_starts_reloads_and_stops_as_the_server_expects(setting):
     values = dict(re.findall(r"^(\w+)=(.*)$", UNIT, re.MULTILINE))
     expected = {
         "ExecStart": "/opt/xfeat/bin/xserve start /var/lib/xserve/models --config /etc/xserve/xserve.toml",
         "ExecReload": "/bin/kill -HUP $MAINPID",
         "KillSignal": "SIGTERM",
+        "Restart": "always",  # with on-failure, a SIGHUP before Python handles signals would count as a stop
     }
     if setting == "TimeoutStopSec":
         from xfeat.serve.specs import ServeSpec

@@ -84,6 +84,20 @@ def core_of(name: str) -> Callable[[Path, Place], object]:
     return lambda folder, _: shutil.copy(folder / f"{name}.onnx", folder / f"{name}.core.onnx")
 
 
+def unreadable(name: str) -> Callable[[Path, Place], object]:
+    """As a mount that does not answer: the system fails with another error than that there is no such file."""
+
+    def replace(folder: Path, _: Place) -> None:
+        (folder / name).rename(folder.with_name("elsewhere"))
+        (folder / name).symlink_to("x" * 300)
+
+    return replace
+
+
+def readable_again(name: str) -> Callable[[Path, Place], object]:
+    return lambda folder, _: (folder / name).unlink() or folder.with_name("elsewhere").rename(folder / name)  # type: ignore[func-returns-value]
+
+
 BOTH = {"a": "one", "b": "one"}
 EVENTS = {
     "nothing": Event(steps=[lambda folder, _: None]),
@@ -128,6 +142,12 @@ EVENTS = {
     ),
     "a file becomes a broken link": Event(
         steps=[gone("b.onnx"), lambda folder, _: (folder / "b.onnx").symlink_to("nothing")], runs={"a": "one"}
+    ),
+    "a file does not answer": Event(steps=[unreadable("b.onnx")], failed=["b"]),
+    "a file does not answer for a while": Event(steps=[unreadable("b.onnx"), readable_again("b.onnx")]),
+    "the folder does not answer": Event(steps=[unreadable("")]),
+    "the folder does not answer for a while": Event(
+        steps=[unreadable(""), readable_again(""), good("b", "two")], runs={"a": "one", "b": "two"}
     ),
     "a folder is called like a model": Event(steps=[lambda folder, _: (folder / "c.onnx").mkdir()], failed=["c"]),
     "a hidden file is being written": Event(steps=[lambda folder, _: (folder / ".c.onnx").write_bytes(b"part")]),
