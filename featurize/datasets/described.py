@@ -10,14 +10,7 @@ from fnmatch import translate
 from itertools import product
 
 from xfeat.featurize.datasets.column_choice import ColumnChoice, further_names
-from xfeat.featurize.datasets.image_files import (
-    LeftOut,
-    ListedImage,
-    Listing,
-    TableColumn,
-    choose_images,
-    count_splits,
-)
+from xfeat.featurize.datasets.image_files import LeftOut, ListedImage, Listing, TableColumn, choose_images, count_splits
 from xfeat.featurize.datasets.structure import read_structure, split_of, unify_spelling
 from xfeat.featurize.datasets.tables import NO_VALUE, choose_columns
 from xfeat.featurize.errors import DataError
@@ -146,10 +139,7 @@ def _from_folders(root: Root, containers: Mapping[str, ImageSource], layout: str
 
 
 def _from_records(
-    root: Root,
-    containers: Mapping[str, ImageSource],
-    records: Mapping[str, Records | None],
-    choice: ColumnChoice,
+    root: Root, containers: Mapping[str, ImageSource], records: Mapping[str, Records | None], choice: ColumnChoice
 ) -> Listing:
     known = [each for each in records.values() if each]
     header = list(dict.fromkeys(name for each in known for name in each.columns))

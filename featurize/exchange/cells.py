@@ -80,13 +80,13 @@ def label_codes(cells: Sequence[Any], class_names: Sequence[str]) -> tuple[tuple
     return names, np.array([code[text] for text in texts], np.int32)
 
 
-def split_codes(table: TableFile, header: str, cells: Sequence[Any] | None, count: int) -> NDArray[np.uint8]:
+def split_codes(table: TableFile, header: str, cells: Sequence[Any]) -> NDArray[np.uint8]:
     """Return uint8 (N,), the split of each row.
 
     Raises:
         DataError: if a value names no split.
     """
-    texts = cell_texts(cells) if cells is not None else [""] * count
+    texts = cell_texts(cells)
     splits, unknown = splits_of(table.path, header, texts)
     _refuse(table, "with an unknown split (use train, valid or test)", unknown, texts)
     return np.array([SPLIT_CODES[split] for split in splits], np.uint8)

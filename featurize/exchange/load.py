@@ -119,8 +119,9 @@ def _described(
     if table.note and note is None:
         logger.warning("%s: not the features that were dumped; what the dump says of them is ignored", table.path)
     names, labels = label_codes(role["label"], note["class_names"] if note else ())
-    splits = split_codes(table, columns.roles.get("split", ""), role.get("split"), len(rows))
-    groups = cell_texts(role.get("group", [None] * len(rows)))
+    missing = [None] * len(rows)
+    splits = split_codes(table, columns.roles.get("split", ""), role.get("split", missing))
+    groups = cell_texts(role.get("group", missing))
     order = rows.order.tolist()
     paths, groups = [paths[at] for at in order], [groups[at] for at in order]
     files = _file_columns(table.path, cells if note else {}, paths, order)

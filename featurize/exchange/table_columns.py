@@ -59,7 +59,8 @@ def read_columns(table: TableFile, choice: ColumnChoice) -> TableColumns:
     if twice := sorted(name for name, times in Counter(names).items() if times > 1):
         raise DataError("columns of the same name", path=path, found=listed(map(quote, twice)), fix="rename them")
     features = _features(table)
-    rest = [name for name in names if name not in set(features)]
+    used = set(features)
+    rest = [name for name in names if name not in used]
     found = choose_columns(path, rest, [], ROLES, [], choice)
     if "label" not in found and "y" in rest:  # as scikit-learn calls it
         found["label"] = rest.index("y")

@@ -16,13 +16,7 @@ from xfeat.featurize.errors import DataError, ImageError
 from xfeat.featurize.sources.connection import Connection, NoRangesError
 from xfeat.featurize.sources.container_file import ContainerFile
 from xfeat.featurize.sources.containers import Folder, room_for, temporary_copy
-from xfeat.featurize.sources.image_source import (
-    EPOCH,
-    MAX_FILE_BYTES,
-    FileState,
-    check_size,
-    digest_mark,
-)
+from xfeat.featurize.sources.image_source import EPOCH, MAX_FILE_BYTES, FileState, check_size, digest_mark
 from xfeat.featurize.urls import Url
 
 logger = logging.getLogger(__name__)
