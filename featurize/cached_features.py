@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.cache.rows import read_rows
 from xfeat.featurize.datasets.layouts import NO_LABEL, NO_SPLIT, SPLITS
-from xfeat.featurize.errors import DataError, MismatchError, MissingExtraError
+from xfeat.featurize.errors import DataError, MismatchError, needs_extra
 from xfeat.featurize.specs import require
 
 if TYPE_CHECKING:
@@ -125,10 +125,8 @@ class CachedFeatures(FeatureCache):
             MissingExtraError: if pandas is not installed.
             CacheError: if the file cannot be read.
         """
-        try:
+        with needs_extra("tables", "a table needs pandas"):
             import pandas
-        except ModuleNotFoundError as error:
-            raise MissingExtraError("a table needs pandas", fix="pip install 'xfeat-onnx[tables]'") from error
         own = self.columns
         table = {
             "path": list(own.path),

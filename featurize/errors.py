@@ -8,6 +8,8 @@ it.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from xfeat.featurize.text import printable
@@ -129,6 +131,24 @@ class ParityError(XfeatError, ArithmeticError):
 
 class MissingExtraError(XfeatError, ImportError):
     """An optional dependency is needed and not installed."""
+
+
+@contextmanager
+def needs_extra(extra: str, what: str = "") -> Iterator[None]:
+    """Say how to install what the body imports.
+
+    Args:
+        extra: of this project, that has the package.
+        what: what to say; by default that the package is not installed.
+
+    Raises:
+        MissingExtraError: if it is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        fix = f"pip install 'xfeat-onnx[{extra}]'"
+        raise MissingExtraError(what or f"{error.name} is not installed", fix=fix) from error
 
 
 class Interrupted(XfeatError, KeyboardInterrupt):

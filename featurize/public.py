@@ -326,6 +326,16 @@ def doctor(*, connect: bool = False) -> dict[str, list[Line]]:
     Returns:
         Topic to lines, each with a state and a text.
     """
-    from xfeat.featurize.doctor.examination import examine
+    from xfeat.featurize.doctor import installed, machine
+    from xfeat.featurize.doctor.gpus import gpu_checks
+    from xfeat.featurize.doctor.report import run
 
-    return examine(connect=connect)
+    gpus, choices = gpu_checks()  # their processes work while the other checks run
+    machine_checks = {"cores": machine.cores_and_memory, "folders": machine.folders, "file system": machine.file_system}
+    return {
+        "installed": run({"versions": installed.versions, "extras": installed.extras}),
+        "reading": run({"decoders": installed.decoders, "weights": partial(installed.weights, connect=connect)}),
+        "machine": run(machine_checks),
+        "GPU": run(gpus),
+        "auto chooses": run(choices),
+    }

@@ -22,17 +22,18 @@ from xfeat.featurize.audit.neighbours import (
 )
 from xfeat.featurize.audit.probing import Labels, has_enough_groups, out_of_fold, score
 from xfeat.featurize.audit.shortcuts import EVIDENCE, is_strong, probe_shortcuts
-from xfeat.featurize.audit.survey import Progress, Survey, survey_images
+from xfeat.featurize.audit.survey import Survey, survey_images
 from xfeat.featurize.audit.suspects import label_findings, outlier_findings, picture_findings
 from xfeat.featurize.audit.thresholds import THRESHOLDS
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.errors import MissingExtraError
+from xfeat.featurize.progress import Steps
 
 # Source of 0.12: measured on X-rays of other sources, docs/audit.md.
 _CUT = "xfeat featurize DATA --crop 0.12 -o cropped.h5 (with the other options of this cache)"
 
 
-def audit_cache(cache: FeatureCache, *, progress: Progress | None = None) -> Audit:
+def audit_cache(cache: FeatureCache, *, progress: Steps | None = None) -> Audit:
     """Look for everything that makes metrics of a model trained on this cache optimistically biased.
 
     Args:

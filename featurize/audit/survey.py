@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,6 +16,7 @@ from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.images.decode import FORMATS, decode
 from xfeat.featurize.images.limits import MAX_PIXELS
 from xfeat.featurize.images.preprocess import cut
+from xfeat.featurize.progress import Steps
 from xfeat.featurize.sources.image_source import ImageSource
 from xfeat.featurize.sources.opening import open_source
 from xfeat.featurize.specs import PreprocessSpec
@@ -30,9 +30,6 @@ _LEVELS_SIDE = 128
 _PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 FILE_FACTS = ("width", "height", "aspect", "megapixels", "bytes", "bytes_per_pixel")
 LEVEL_FACTS = ("mean", "deviation", "black", "white", "colour", *(f"p{q}" for q in _PERCENTILES))
-
-Progress = Callable[[int, int], None]
-"""Called with images read and images to read."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +57,7 @@ class Survey:
     changed: NDArray[np.bool_]
 
 
-def survey_images(cache: FeatureCache, *, progress: Progress | None = None) -> Survey:
+def survey_images(cache: FeatureCache, *, progress: Steps | None = None) -> Survey:
     """Read every image of a cache, in threads; the result takes about 5.2 kB per image.
 
     If the folder of the images is not found, or has other images, none is present.

@@ -7,8 +7,9 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from xfeat.featurize.backbones.registry import is_foreign
-from xfeat.featurize.backbones.weights import DownloadProgress, Weights, find_weights, sha256_of
+from xfeat.featurize.backbones.weights import Weights, find_weights, sha256_of
 from xfeat.featurize.errors import MissingExtraError, ModelError, WeightsError
+from xfeat.featurize.progress import Steps
 from xfeat.featurize.system.onnx_session import first_line
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     import onnx
 
 
-def find_any_weights(name: str, *, file: str | Path | None = None, progress: DownloadProgress | None = None) -> Weights:
+def find_any_weights(name: str, *, file: str | Path | None = None, progress: Steps | None = None) -> Weights:
     """Return the weights of an EfficientNet, as :func:`find_weights` does, or the file of another encoder.
 
     Raises:

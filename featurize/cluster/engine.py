@@ -17,7 +17,7 @@ from xfeat.featurize.backbones.encoder_data import external_files
 from xfeat.featurize.backbones.registry import PREFERRED, backbone_info, is_foreign
 from xfeat.featurize.backbones.weights import Weights
 from xfeat.featurize.cache.columns import to_bytes
-from xfeat.featurize.errors import DeviceError, MissingExtraError
+from xfeat.featurize.errors import DeviceError, needs_extra
 from xfeat.featurize.pipeline.reading import read_images
 from xfeat.featurize.specs import FeatureSpec
 from xfeat.featurize.urls import Root
@@ -80,20 +80,18 @@ class RayCluster:
             SpecError: if a setting is invalid on a cluster.
             DeviceError: if there is no cluster, or one of its machines cannot compute this.
         """
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # Ray warns about its own internals
-                import ray
-                import ray.data
-        except ImportError as error:
-            raise MissingExtraError("ray is not installed", fix="pip install 'xfeat-onnx[ray]'") from error
+        with needs_extra("ray"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Ray warns about its own internals
+            import ray
+            import ray.data
         from xfeat.featurize.cluster.connection import check_machines, cluster_error, connected, plan_actors
 
         root = root.absolute()
         with connected(self.address):
             plan = plan_actors(self.device, self.cores)
             check_machines(plan.nodes, root)
-            logger.info("%d actors with %s", plan.actors, _size_of(plan))
+            size = f"{plan.cpus} CPUs" + (" and a GPU" if plan.gpus else "")
+            logger.info("%d actors with %s each", plan.actors, size)
             try:
                 for batch in self._computed(self._assignment(source, root, known, plan), paths, plan):
                     yield [
@@ -200,10 +198,6 @@ def _chunks(paths: Sequence[str], rows: int) -> Iterator[Any]:
         names = [to_bytes(path) for path in paths[first : first + rows]]
         positions = range(first, first + len(names))
         yield pa.table({"position": pa.array(positions, pa.int64()), "path": pa.array(names, pa.binary())})
-
-
-def _size_of(plan: ActorPlan) -> str:
-    return f"{plan.cpus} CPUs" + (" and a GPU" if plan.gpus else "") + " each"
 
 
 def _silence_ray_data_log() -> None:

@@ -14,8 +14,8 @@ from filelock import FileLock
 
 from xfeat.featurize.doctor.report import FAIL, NOTE, OK, Line
 from xfeat.featurize.system import filesystem
-from xfeat.featurize.system.cores import cores
-from xfeat.featurize.system.user_cache import cache_folder
+from xfeat.featurize.system.cores import cores, cpu_quota
+from xfeat.featurize.system.user_cache import cache_folder, is_writable
 
 _GB = 1e9
 _CONTROL_GROUP = Path("/sys/fs/cgroup")
@@ -24,17 +24,11 @@ _CONTROL_GROUP = Path("/sys/fs/cgroup")
 def cores_and_memory(control_group: Path = _CONTROL_GROUP) -> Iterator[Line]:
     """Say how many cores and how much memory there are, and what a container allows of them.
 
-    Source: the kernel's documentation of control groups, version 2 (``cpu.max``, ``memory.max``) and 1.
+    Source: the kernel's documentation of control groups, version 2 (``memory.max``) and 1.
     """
     usable, all_cores = cores(), os.cpu_count() or 1
-    limit = _core_limit(control_group)
-    found = f"{usable} of {all_cores} may be used" if usable < all_cores else f"{usable}"
-    if limit is not None and limit < usable:
-        less = max(1, round(limit))
-        fix = f"give the commands --threads {less} and --workers {less}: more would wait for one another"
-        yield Line("cores", NOTE, f"{found}, but the container gets the time of {limit:g}", fix)
-    else:
-        yield Line("cores", OK, found)
+    quota = ", which is the CPU quota of the container" if usable == cpu_quota() else ""
+    yield Line("cores", OK, (f"{usable} of {all_cores} may be used" if usable < all_cores else f"{usable}") + quota)
     memory = _first_number(Path("/proc/meminfo"), "MemTotal:")
     allowed = _first_number(control_group / "memory.max") or _first_number(
         control_group / "memory/memory.limit_in_bytes"
@@ -46,16 +40,6 @@ def cores_and_memory(control_group: Path = _CONTROL_GROUP) -> Iterator[Line]:
         elif (free := _first_number(Path("/proc/meminfo"), "MemAvailable:")) is not None:
             found += f", {free * 1024 / _GB:.1f} GB free"
         yield Line("memory", OK, found)
-
-
-def _core_limit(control_group: Path) -> float | None:
-    try:
-        quota, period = (control_group / "cpu.max").read_text().split()
-    except (OSError, ValueError):
-        quota, period = (
-            str(_first_number(control_group / "cpu" / name)) for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us")
-        )
-    return int(quota) / int(period) if quota.isdigit() and period.isdigit() else None  # "max" or -1: no limit
 
 
 def _first_number(file: Path, label: str = "") -> int | None:
@@ -73,7 +57,7 @@ def folders() -> Iterator[Line]:
     fix = "set XFEAT_CACHE_DIR to a folder that can be written"
     if folder is None:
         yield Line("cache folder", NOTE, "there is no home folder: networks are converted each time", fix)
-    elif not _writable(_nearest(folder)):
+    elif not is_writable(_nearest(folder)):
         yield Line("cache folder", NOTE, f"{folder} cannot be written: networks are converted each time", fix)
     else:
         yield Line("cache folder", OK, str(folder))
@@ -96,7 +80,7 @@ def _numba_folder() -> Line:
     compiled = Path(__file__).parents[2] / "head/batched/compiled/__pycache__"
     places = [Path(given)] if given else [compiled, *filter(None, [cache_folder()])]
     for place in places:
-        if _writable(_nearest(place)):
+        if is_writable(_nearest(place)):
             return Line("numba's cache", OK, str(place))
     fix = "set NUMBA_CACHE_DIR to a folder that can be written"
     return Line("numba's cache", NOTE, "no folder can be written: sweeps cannot use numba", fix)
@@ -106,14 +90,6 @@ def _nearest(folder: Path) -> Path:
     """Return the folder, or the nearest one above it that exists."""
     above = (folder, *folder.absolute().parents)
     return next(place for place in above if os.path.isdir(place))  # False without permission
-
-
-def _writable(folder: Path) -> bool:
-    try:
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError:
-        return False
-    return True
 
 
 def file_system() -> Iterator[Line]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from xfeat.featurize.backbones.encoder_file import EncoderFile, inspect_encoder, split_output
 from xfeat.featurize.backbones.registry import is_foreign
 from xfeat.featurize.backbones.weights import Weights
-from xfeat.featurize.errors import MissingExtraError, SpecError, WeightsError
+from xfeat.featurize.errors import SpecError, WeightsError, needs_extra
 
 
 def names_encoder(backbone: str) -> bool:
@@ -55,11 +55,8 @@ def _converted(name: str, file: Path | None, size: int | None) -> Path:
             f"the file of the encoder {name} was not found", path=file, fix="name it with --weights FILE.onnx"
         )
     if kind == "timm":
-        try:
+        with needs_extra("train,timm"):
             from xfeat.featurize.encoders.timm_models import convert_timm_model
-        except ModuleNotFoundError as error:
-            fix = "pip install 'xfeat-onnx[train,timm]'"
-            raise MissingExtraError(f"{error.name} is not installed", fix=fix) from error
         return convert_timm_model(rest, checkpoint=file, size=size)
     if file is not None:
         raise SpecError(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from xfeat.featurize.backbones.encoder_file import DEFAULT_SIDE
 from xfeat.featurize.encoders.foreign_code import errors_of
-from xfeat.featurize.errors import MissingExtraError, SpecError
+from xfeat.featurize.errors import SpecError, needs_extra
 from xfeat.featurize.specs import IMAGENET_MEAN, IMAGENET_STD, PreprocessSpec, Triple, require
 
 if TYPE_CHECKING:
@@ -127,10 +127,8 @@ def convert_plugin(name: str, function: Callable[[], Any], *, size: int | None) 
     if not isinstance(plugin, EncoderPlugin) or (plugin.module is not None and not _is_module(module)):
         returned = type(module if isinstance(plugin, EncoderPlugin) else made).__name__
         raise SpecError(f"{name} is no encoder", expected="an EncoderPlugin or a torch.nn.Module", found=returned)
-    try:
+    with needs_extra("train"):
         from xfeat.featurize.encoders.convert import convert_module, stating_file, write_converted
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(f"{error.name} is not installed", fix="pip install 'xfeat-onnx[train]'") from error
     asked = plugin.size if size is None else size
     preprocess = PreprocessSpec(size=asked or DEFAULT_SIDE, **{field: getattr(plugin, field) for field in _OF_IMAGES})
     if plugin.path is not None:

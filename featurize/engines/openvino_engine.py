@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from xfeat.featurize.backbones.weights import Weights
 from xfeat.featurize.engines.engine import in_batches
 from xfeat.featurize.engines.feature_graph import feature_graph
-from xfeat.featurize.errors import DeviceError, MissingExtraError
+from xfeat.featurize.errors import DeviceError, needs_extra
 from xfeat.featurize.specs import FeatureSpec
 from xfeat.featurize.system.cores import cores
 
@@ -26,10 +26,8 @@ class OpenvinoEngine:
     def __init__(
         self, spec: FeatureSpec, weights: Weights, *, threads: int | None = None, batch_size: int | None = None
     ) -> None:
-        try:
+        with needs_extra("openvino"):
             import openvino
-        except ModuleNotFoundError as error:
-            raise MissingExtraError("openvino is not installed", fix="pip install 'xfeat-onnx[openvino]'") from error
         self._graph = feature_graph(spec, weights)
         self.batch_size = self._graph.batch or batch_size or 8
         core = openvino.Core()

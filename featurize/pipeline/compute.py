@@ -21,6 +21,7 @@ from xfeat.featurize.errors import DataError, Interrupted, OutputError
 from xfeat.featurize.pipeline.inference import Outcome, beyond_range, infer
 from xfeat.featurize.pipeline.reading import ReadImage, read_images
 from xfeat.featurize.pipeline.reading_processes import read_in_processes, suits_processes
+from xfeat.featurize.progress import Steps
 from xfeat.featurize.sources.image_source import ImageSource
 from xfeat.featurize.specs import FeatureSpec
 from xfeat.featurize.system.cores import cores
@@ -31,9 +32,6 @@ logger = logging.getLogger(__name__)
 # A killed run loses at most one shard: so many images, or the work of so many seconds.
 SHARD_ROWS = 512
 SHARD_SECONDS = 20.0
-
-Progress = Callable[[int, int], None]
-"""Called with the number of images done and the total."""
 
 Outcomes = Generator[list[tuple[int, Outcome]], None, None]
 """Batches of outcomes, each outcome with the position of its image."""
@@ -108,7 +106,7 @@ class RunOptions:
     decode_in: str = "auto"
     fail_on_error: bool = False
     force: bool = False
-    progress: Progress | None = None
+    progress: Steps | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -14,14 +14,12 @@ from xfeat.featurize.datasets.layouts import Dataset
 from xfeat.featurize.errors import ImageError, MismatchError
 from xfeat.featurize.images.file_kinds import HEAD_BYTES, may_be_deep
 from xfeat.featurize.images.grey_range import GreyRange, warn_if_other
+from xfeat.featurize.progress import Steps
 from xfeat.featurize.sources.image_source import ImageSource
 from xfeat.featurize.specs import FeatureRequest, FeatureSpec, PreprocessSpec
 from xfeat.featurize.system.cores import cores, in_threads
 
 logger = logging.getLogger(__name__)
-
-Progress = Callable[[int, int], None]
-"""Called with the number of images done and the total."""
 
 
 def with_grey_bits(
@@ -32,7 +30,7 @@ def with_grey_bits(
     *,
     force: bool,
     workers: int | None = None,
-    progress: Progress | None = None,
+    progress: Steps | None = None,
 ) -> FeatureSpec:
     """Return the spec with the range of the data set's 16-bit images.
 
@@ -92,7 +90,7 @@ def measure(
     paths: Sequence[str],
     spec: PreprocessSpec,
     workers: int | None = None,
-    progress: Progress | None = None,
+    progress: Steps | None = None,
 ) -> GreyRange | None:
     """Read the images that may have 16 bits per channel; ``None`` if the range of none is open.
 

@@ -11,19 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from xfeat.featurize.backbones.registry import BACKBONES, PREFERRED, backbone_info, is_foreign
-from xfeat.featurize.backbones.weights import DownloadProgress, Weights, find_preferred_weights, find_weights
+from xfeat.featurize.backbones.weights import Weights, find_preferred_weights, find_weights
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.cache.writer import check_replaceable
 from xfeat.featurize.encoders.find import find_encoder, names_encoder
 from xfeat.featurize.encoders.settings import encoder_spec
 from xfeat.featurize.errors import MismatchError, SpecError
+from xfeat.featurize.progress import Steps
 from xfeat.featurize.specs import NORMALIZATIONS, TOKEN_POOLINGS, FeatureRequest, FeatureSpec, PreprocessSpec
 
 logger = logging.getLogger(__name__)
 
 
 def resolve_request(
-    output: Path | None, request: FeatureRequest, *, force: bool = False, progress: DownloadProgress | None = None
+    output: Path | None, request: FeatureRequest, *, force: bool = False, progress: Steps | None = None
 ) -> tuple[FeatureSpec, Weights]:
     """Choose the backbone, find its weights and return the full spec.
 

@@ -7,7 +7,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -84,6 +84,6 @@ def in_threads(function: Callable[[T], R], items: Iterable[T], workers: int, nam
     """
     pool = ThreadPoolExecutor(workers, thread_name_prefix=name)
     try:
-        yield from look_ahead(partial(pool.submit, function), items, 8 * workers)
+        yield from look_ahead(lambda item: pool.submit(function, item), items, 8 * workers)
     finally:
         pool.shutdown(cancel_futures=True)

@@ -43,7 +43,7 @@ def cache_file(name: str) -> Path:
         OutputError: if none of them can be written.
     """
     folder = cache_folder()
-    if folder is not None and ((folder / name).is_file() or _is_writable(folder)):
+    if folder is not None and ((folder / name).is_file() or is_writable(folder)):
         return folder / name
     return Path(_process_cache(folder).name, name)
 
@@ -101,7 +101,8 @@ def _lock(file: Path) -> FileLock:
     return FileLock(file, timeout=0, fallback_to_soft=False)
 
 
-def _is_writable(folder: Path) -> bool:
+def is_writable(folder: Path) -> bool:
+    """Tell whether files can be written into a folder, which is made if it is missing."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()

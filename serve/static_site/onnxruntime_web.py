@@ -11,8 +11,9 @@ import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from xfeat.featurize.backbones.weights import DownloadProgress, download, mirrored
+from xfeat.featurize.backbones.weights import download, mirrored
 from xfeat.featurize.errors import MissingExtraError, SpecError, WeightsError
+from xfeat.featurize.progress import Steps
 from xfeat.featurize.system.user_cache import cache_file
 
 PACKAGE = "onnxruntime-web"
@@ -35,7 +36,7 @@ _BY_HAND = "download {} on a machine with internet access, and pass the folder t
 RuntimeFiles = Mapping[str, bytes]
 
 
-def find_runtime(source: Path | None = None, progress: DownloadProgress | None = None) -> RuntimeFiles:
+def find_runtime(source: Path | None = None, progress: Steps | None = None) -> RuntimeFiles:
     """Return the content of each file in :data:`SHA512`.
 
     Looked for in this order: ``source``; the cache; :data:`ADDRESS` (or the mirror of
@@ -93,7 +94,7 @@ def _checked(runtime: RuntimeFiles, source: Path, fix: str) -> RuntimeFiles:
     return runtime
 
 
-def _download(name: str, target: Path, progress: DownloadProgress | None) -> None:
+def _download(name: str, target: Path, progress: Steps | None) -> None:
     url, digest = mirrored(f"{ADDRESS}/{name}"), base64.b64decode(SHA512[name]).hex()
     elsewhere = "set XFEAT_CACHE_DIR to a folder that can be written"
     try:

@@ -10,8 +10,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from xfeat.featurize.backbones.weights import DownloadProgress
 from xfeat.featurize.errors import OutputError
+from xfeat.featurize.progress import Steps
 from xfeat.featurize.system.atomic import replacing
 from xfeat.serve.page_files import page_file
 from xfeat.serve.static_site.bundle import bundle
@@ -27,9 +27,7 @@ _MARK_BYTES = 4096  # it is in the head, before the style
 _SUFFIXES = (".html", ".htm")
 
 
-def write_single(
-    model: Path, file: Path, runtime: Path | None = None, progress: DownloadProgress | None = None
-) -> dict[str, int]:
+def write_single(model: Path, file: Path, runtime: Path | None = None, progress: Steps | None = None) -> dict[str, int]:
     """Write a model as one HTML file. A file that this function wrote is replaced, any other is left.
 
     Args:

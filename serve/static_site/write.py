@@ -10,8 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from xfeat.featurize.backbones.weights import DownloadProgress
 from xfeat.featurize.errors import ModelError, OutputError
+from xfeat.featurize.progress import Steps
 from xfeat.featurize.system.atomic import replacing
 from xfeat.featurize.text import listed
 from xfeat.serve.inference.description import describe_model
@@ -38,9 +38,7 @@ _MODEL_NAME = re.compile(r"model-[0-9a-f]{12}\.onnx")
 _UNFINISHED = re.compile(r"\..*\.tmp")  # what a killed run leaves behind
 
 
-def write_site(
-    model: Path, folder: Path, runtime: Path | None = None, progress: DownloadProgress | None = None
-) -> dict[str, int]:
+def write_site(model: Path, folder: Path, runtime: Path | None = None, progress: Steps | None = None) -> dict[str, int]:
     """Write the site of a model file. An earlier site is replaced; a folder with any other file is rejected.
 
     Args:
@@ -75,9 +73,7 @@ def write_site(
     return {file: len(data) for file, data in files.items()}
 
 
-def site_parts(
-    model: Path, runtime: Path | None, progress: DownloadProgress | None
-) -> tuple[dict[str, Any], dict[str, bytes]]:
+def site_parts(model: Path, runtime: Path | None, progress: Steps | None) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Return the description of a model that the page reads, and the files of the model and of onnxruntime-web.
 
     Args:

@@ -15,7 +15,7 @@ from PIL import Image
 from xfeat.featurize.doctor import installed, machine
 from xfeat.featurize.doctor.report import FAIL, NOTE, OK, Line, as_json, as_text, run
 from xfeat.featurize.errors import WeightsError
-from xfeat.featurize.system import filesystem
+from xfeat.featurize.system import cores, filesystem
 
 
 def states(lines: Iterable[Line]) -> dict[str, str]:
@@ -90,11 +90,6 @@ def test_the_report_says_whether_all_works() -> None:
     ("files", "words"),
     [
         ({}, []),
-        ({"cpu.max": "max 100000"}, []),
-        ({"cpu.max": "50000 100000"}, ["the time of 0.5", "--threads 1"]),
-        ({"cpu/cpu.cfs_quota_us": "50000", "cpu/cpu.cfs_period_us": "100000"}, ["the time of 0.5"]),
-        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, []),
-        ({"cpu.max": "garbage"}, []),
         ({"memory.max": "1000000000"}, ["of which the container may use 1.0"]),
         ({"memory/memory.limit_in_bytes": "2000000000"}, ["of which the container may use 2.0"]),
         ({"memory.max": "max"}, []),
@@ -110,6 +105,14 @@ def test_the_limits_of_a_container_are_told(tmp_path: Path, files: dict[str, str
     assert [line.name for line in lines] == ["cores", "memory"]
     assert [word for word in words if word not in said] == []
     assert words or "container" not in said
+
+
+@pytest.mark.parametrize(("quota", "told"), [(None, False), (1, True), (1000, False)])
+def test_a_quota_that_binds_is_told(monkeypatch: pytest.MonkeyPatch, quota: int | None, told: bool) -> None:
+    for module in (machine, cores):
+        monkeypatch.setattr(module, "cpu_quota", lambda: quota)
+    line = next(machine.cores_and_memory())
+    assert (line.state, "quota" in line.found) == (OK, told)
 
 
 # Folders
