@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,7 +95,6 @@ def train(
             found="both",
             fix="give --target-sensitivity to xhead crossval, or leave out --threshold-from",
         )
-    open_trackers = _trackers_opener(mlflow, tensorboard, runs)
     from xfeat.head.reports.worker import Worker
 
     with Worker(*_WORKER_MODULES) as worker:
@@ -110,7 +108,7 @@ def train(
         from xfeat.head.tracking.tracker import cache_parameters, final_metrics, head_parameters
         from xfeat.head.train import TrainOptions, train_run
 
-        trackers, name = open_trackers(), name or new_run_name()
+        trackers, name = _trackers(mlflow, tensorboard, runs), name or new_run_name()
         parameters = {**head_parameters(head, training), "ensemble": members, **cache_parameters(cache)}
         with tracked(trackers, name, parameters) as tracking:
 
@@ -183,27 +181,25 @@ def cross_validate(
     Raises:
         XfeatError: as :func:`xfeat.head.crossval.run.crossval_run` says.
     """
-    target, open_trackers = _target(positive, target_sensitivity), _trackers_opener(mlflow, tensorboard, runs)
+    target = _target(positive, target_sensitivity)
     cache = open_features(features, pooling, corrections)
     from xfeat.head.reports.worker import Worker
 
     with Worker(*_WORKER_MODULES) as worker:
-        from xfeat.head.crossval.run import CrossvalOptions, crossval_run
+        from xfeat.head.crossval.run import crossval_run
 
-        def report(activity: str, unit: str) -> AbstractContextManager[Callable[[int, int], None]]:
-            return nullcontext(steps_of(progress, activity) or _ignore)
-
-        options = CrossvalOptions(
+        return crossval_run(
+            *(cache, head, training, plan),
+            memory=memory,
+            runs=Path(runs),
             name=name,
             target=target,
             bins=bins,
-            memory=memory,
             baselines=baselines,
-            open_trackers=open_trackers,
-            progress=report,
+            open_trackers=partial(_trackers, mlflow, tensorboard, runs),
+            progress=progress,
             call=worker,
         )
-        return crossval_run(cache, head, training, plan, runs=Path(runs), options=options)
 
 
 def sweep(
@@ -267,12 +263,12 @@ def sweep(
     choices = {"seeds": seeds, "first_seed": first_seed, "trials": trials, "sampler": sampler, "rank": rank}
     spec, memory = spec_from(SweepSpec, {"axes": tried, **choices}), spec_from(MemorySpec, {"memory_mb": memory_mb})
     cache = open_features(features, corrections=corrections)
-    trackers = _trackers_opener(mlflow, tensorboard, runs)()
+    trackers = _trackers(mlflow, tensorboard, runs)
     from xfeat.head.sweep.run import sweep_run
     from xfeat.head.sweep.runner import Sweep
 
     work = Sweep(cache, spec, runs=Path(runs), name=name, memory=memory, device=device)
-    return sweep_run(work, trackers, time_limit_s=time_limit, progress=steps_of(progress, "sweep") or _ignore)
+    return sweep_run(work, trackers, time_limit_s=time_limit, progress=steps_of(progress, "sweep"))
 
 
 def open_features(features: Features, pooling: str | None = None, corrections: StrPath | None = None) -> FeatureCache:
@@ -298,12 +294,8 @@ def _target(positive: str | None, sensitivity: float | None) -> TargetSpec | Non
     return spec_from(TargetSpec, {"positive": positive, **given})
 
 
-def _trackers_opener(mlflow: str | None, tensorboard: StrPath | None, runs: StrPath) -> Callable[[], Sequence[Tracker]]:
+def _trackers(mlflow: str | None, tensorboard: StrPath | None, runs: StrPath) -> Sequence[Tracker]:
     from xfeat.head.tracking.backends import open_trackers
 
     folder = None if tensorboard is None else Path(tensorboard or Path(runs) / "tensorboard")
-    return partial(open_trackers, mlflow=mlflow, tensorboard=folder)
-
-
-def _ignore(done: int, total: int) -> None:
-    """Take the place of a progress callback."""
+    return open_trackers(mlflow=mlflow, tensorboard=folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.errors import SpecError
 from xfeat.featurize.progress import Progress, StrPath, steps_of
+from xfeat.featurize.system.atomic import replacing
 from xfeat.head.public import Features, open_features
 from xfeat.head.specs import DEFAULT_RUNS, SORTS
 
@@ -146,23 +148,51 @@ def compare(
 
     Raises:
         SpecError: if there is no such metric.
-        RunError: if there is no run, or one is damaged.
+        RunError: if there is nothing to compare, or something that was named is damaged.
+        MismatchError: if no run was trained on ``features``.
         OutputError: if a file cannot be written.
     """
-    from xfeat.head.compare_runs import compare_runs
-    from xfeat.head.runs.reader import Run
-
     if sort not in SORTS:
         raise SpecError("unknown metric", expected=", ".join(SORTS), found=repr(sort))
-    return compare_runs(
-        [each if isinstance(each, Run) else Path(each) for each in runs],
-        Path(folder),
-        sort=sort,
-        baselines=baselines,
-        features=None if features is None else Path(features),
-        csv_file=None if csv_file is None else Path(csv_file),
-        html_file=None if html_file is None else Path(html_file),
-    )
+    from xfeat.head.compare.comparison import as_entries, common_part, compare_entries, find_runs
+    from xfeat.head.compare.results import compared_results, find_results, is_result, open_result
+    from xfeat.head.runs.inputs import with_cache
+    from xfeat.head.runs.reader import Run, runs_in
+
+    home = Path(folder)
+    folders = [_named(Path(each), home) for each in runs if not isinstance(each, Run)]
+    results = [open_result(each) for each in folders if is_result(each)] if runs else find_results(home)
+    found = [each for each in runs if isinstance(each, Run)]
+    found += [open_run(each) for each in folders if not is_result(each)]
+    if not runs and (not results or runs_in(home)):
+        found = find_runs(home)
+    if features is not None and found:
+        found = with_cache(found, Path(features))
+    entries, part = as_entries(found), common_part(found)
+    if baselines:
+        from xfeat.head.compare.baselines import fit_baselines
+
+        entries += fit_baselines(entries, part)
+    comparison = replace(compare_entries(entries, part, sort=sort), results=compared_results(results))
+    if csv_file is not None:
+        from xfeat.head.compare.table import as_csv
+
+        _write(Path(csv_file), as_csv(comparison), option="--csv")
+    if html_file is not None:
+        from xfeat.head.compare.page import render_comparison
+
+        _write(Path(html_file), render_comparison(comparison), option="--html")
+    return comparison
+
+
+def _named(named: Path, folder: Path) -> Path:
+    """Return the folder of a run that is given by its folder, or by its name among all runs."""
+    return named if named.exists() or not (folder / named).exists() else folder / named
+
+
+def _write(file: Path, text: str, *, option: str) -> None:
+    with replacing(file, elsewhere=f"choose another place with {option}") as partial:
+        partial.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
 def write_figures(

@@ -219,12 +219,12 @@ def _results(
 def _crossval(folder: Path, metadata: ModelMetadata) -> Document:
     """Read a cross-validation: of heads of its own, on the features that the model's head was trained on."""
     stored = open_crossval(folder)
-    if stored["cache_sha256"] != metadata.cache_sha256:
+    if stored["cache"]["content_sha256"] != metadata.cache_sha256:
         raise MismatchError(
             "a cross-validation of other features than those of the model",
             path=folder,
             expected=f"features of SHA-256 {metadata.cache_sha256[:16]}…",
-            found=f"{stored['cache_sha256'][:16]}…",
+            found=f"{stored['cache']['content_sha256'][:16]}…",
             fix="xhead crossval on the features of the model",
         )
     content = parse_json((folder / CROSSVAL_FILE).read_bytes())

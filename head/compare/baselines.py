@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,20 +26,28 @@ Part = tuple[list[str], NDArray[np.float32], NDArray[np.int64], NDArray[np.int64
 """Paths, features (n, D), labels (n,) and patients (n,) of a split."""
 
 
-def fit_baselines(run: Run, part: str) -> list[Entry]:
+def fit_baselines(entries: Sequence[Entry], part: str) -> list[Entry]:
     """Fit logistic regression and an SVM to the training images of a run, tuned on its validation images.
 
     Args:
-        run: its cache, split and classes are used.
+        entries: cache, split and classes of the first run with predictions are used.
         part: the split to compare on.
 
     Raises:
+        RunError: if no run has predictions.
         CacheError: if the run's cache is missing, or its features are not finite.
         MismatchError: if the cache has changed since.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.svm import SVC
 
+    run = next((entry.run for entry in entries if entry.run is not None and not entry.problem), None)
+    if run is None:
+        raise RunError(
+            "no run has readable predictions, which --baselines needs",
+            expected="a predictions.csv in at least one run folder",
+            fix="train a run again with xhead train",
+        )
     parts = _parts(run)
     models = {
         LOGISTIC: lambda penalty: LogisticRegression(C=penalty, max_iter=2000),

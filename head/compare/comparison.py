@@ -8,13 +8,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from xfeat.featurize.errors import RunError, XfeatError
 from xfeat.head.compare.significance import Difference, PredictedClasses, paired_difference
 from xfeat.head.evaluation.study import plain_accuracy
 from xfeat.head.runs.inputs import open_cache_of
-from xfeat.head.runs.reader import PROBABILITY_PREFIX, Run, no_runs_error, open_run, runs_in
+from xfeat.head.runs.reader import Run, no_runs_error, open_run, runs_in
 
 if TYPE_CHECKING:
     from xfeat.head.compare.results import Result
@@ -170,12 +168,9 @@ def _differing(entries: Sequence[Entry]) -> list[str]:
 
 
 def _predictions(run: Run, part: str) -> PredictedClasses:
-    columns = [PROBABILITY_PREFIX + name for name in run.class_names]
-    return {
-        row["path"]: (row["label"], run.class_names[int(np.argmax([float(row[name]) for name in columns]))])
-        for row in run.predictions()
-        if row["split"] == part
-    }
+    called, names = run.predicted(part), run.class_names
+    found = zip(called[0], called[1], called[2].argmax(axis=1), strict=True)
+    return {path: (names[label], names[code]) for path, label, code in found}
 
 
 def _groups(run: Run, digest: str) -> dict[str, str]:

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from functools import partial
 from typing import Any, TypeVar
-
-import numpy as np
-from numpy.typing import NDArray
 
 from xfeat.featurize.errors import RunError
 from xfeat.featurize.pages.titles import described
@@ -19,7 +15,7 @@ from xfeat.head.compare.table import COLUMNS, notes, setting_text
 from xfeat.head.reports.canvas import COLOURS, as_svg
 from xfeat.head.reports.plots import overlaid_curves, overlaid_roc
 from xfeat.head.reports.run_report import PART_NAMES, page_template
-from xfeat.head.runs.reader import PROBABILITY_PREFIX, Run, read_history
+from xfeat.head.runs.reader import Run, read_history
 
 logger = logging.getLogger(__name__)
 
@@ -83,19 +79,11 @@ def _roc(drawn: list[tuple[Entry, Run]], part: str) -> tuple[list[str], str]:
     names, point = drawn[0][1].class_names, drawn[0][1].operating_point
     if any(run.class_names != names for _, run in drawn):
         return [], "No ROC curves: the runs have different classes."
-    read = partial(_predicted, part=part)
-    predicted = [None if entry.problem else _readable(read, run) for entry, run in drawn]
+    read = [None if entry.problem else _readable(lambda run: run.predicted(part), run) for entry, run in drawn]
     studied = names.index(point.positive) if point else 0
-    figure = overlaid_roc(predicted, studied)
+    figure = overlaid_roc([each and each[1:] for each in read], studied)
     of = names[studied] if len(names) == 2 else f"the mean over {len(names)} classes, each versus the rest"
     return [as_svg(figure)], f"ROC curves: {of}, on the {part} images."
-
-
-def _predicted(run: Run, part: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    rows = [row for row in run.predictions() if row["split"] == part]
-    labels = np.array([run.class_names.index(row["label"]) for row in rows], np.int64)
-    found = [[float(row[PROBABILITY_PREFIX + name]) for name in run.class_names] for row in rows]
-    return labels, np.array(found).reshape(len(rows), len(run.class_names))
 
 
 def _readable(read: Callable[[Run], T], run: Run) -> T | None:

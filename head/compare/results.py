@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from xfeat.featurize.errors import RunError
 from xfeat.head.compare.significance import Difference, PredictedClasses, difference_cells, paired_difference
@@ -19,13 +15,11 @@ from xfeat.head.crossval.stored import open_crossval
 from xfeat.head.evaluation.study import plain_accuracy
 from xfeat.head.reports.eval_report import EVAL_FILE, open_evaluation
 from xfeat.head.reports.formatting import accuracy_line, percent, with_interval
-from xfeat.head.runs.digests import read_unchanged
-from xfeat.head.runs.reader import PREDICTIONS_FILE, PROBABILITY_PREFIX
+from xfeat.head.runs.results import pooled_predictions
 
 logger = logging.getLogger(__name__)
 
 CROSSVAL, EVAL = "crossval", "eval"
-_SMALLEST = 1e-45  # the smallest positive float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,16 +108,14 @@ def compared_results(results: Iterable[Result]) -> list[Result]:
 def _crossval(folder: Path) -> Result:
     stored = open_crossval(folder)
     accuracy, metrics = stored["accuracy"], stored["metrics"]
-    predictions, groups = _predictions(folder, stored["classes"])
     return Result(
         kind=CROSSVAL,
         name=stored["name"],
         text=f"{accuracy_line('cross-validated accuracy', accuracy)}, AUC {percent(metrics['auc'])}",
-        figures={"accuracy": accuracy, "file_sha256": stored["file_sha256"]},
+        figures={"accuracy": accuracy, "file_sha256": stored.get("file_sha256", {})},
         metrics=metrics,
         images="",
-        predictions=predictions,
-        groups=groups,
+        **_predictions(folder, stored["classes"]),
     )
 
 
@@ -131,7 +123,6 @@ def _evaluation(folder: Path) -> Result:
     stored = open_evaluation(folder)
     metrics, data = stored["metrics"], stored["cache"]["data_root"]
     accuracy = with_interval(**plain_accuracy(stored["statistics"]))
-    predictions, groups = _predictions(folder, stored["classes"])
     return Result(
         kind=EVAL,
         name=stored["name"],
@@ -139,25 +130,15 @@ def _evaluation(folder: Path) -> Result:
         figures={"run": stored["run"], "data_root": data},
         metrics=metrics,
         images=data,
-        predictions=predictions,
-        groups=groups,
+        **_predictions(folder, stored["classes"]),
     )
 
 
-def _predictions(folder: Path, classes: Sequence[str]) -> tuple[PredictedClasses, dict[str, str]]:
+def _predictions(folder: Path, classes: Sequence[str]) -> dict[str, Any]:
     """Return the most probable class of each image, by the mean log-probability over the seeds, and its group."""
-    text = read_unchanged(folder / PREDICTIONS_FILE, None, subject="the predictions are", fix="make this result again")
-    names = [PROBABILITY_PREFIX + name for name in classes]
-    logs: dict[str, Any] = {}
-    labels, groups = {}, {}
-    try:
-        for row in csv.DictReader(io.StringIO(text.decode("utf-8", "surrogateescape"), newline="")):
-            path = row["path"]
-            found = np.log(np.maximum([float(row[name]) for name in names], _SMALLEST))
-            logs[path], labels[path] = logs.get(path, 0) + found, row["label"]
-            if row["group"]:
-                groups[path] = row["group"]
-    except (ValueError, KeyError, TypeError, csv.Error) as error:
-        file = folder / PREDICTIONS_FILE
-        raise RunError("damaged predictions", path=file, found=str(error), fix="make this result again") from error
-    return {path: (labels[path], classes[int(np.argmax(values))]) for path, values in logs.items()}, groups
+    found = pooled_predictions(folder, classes)
+    called = zip(found.paths, found.labels, found.probabilities.argmax(axis=1), strict=True)
+    return {
+        "predictions": {path: (classes[label], classes[code]) for path, label, code in called},
+        "groups": {path: group for path, group in zip(found.paths, found.groups, strict=True) if group},
+    }

@@ -13,10 +13,7 @@ from numpy.typing import NDArray
 from xfeat.head.evaluation.assess import fit_temperature
 from xfeat.head.evaluation.intervals import grouped_interval, wilson_interval
 from xfeat.head.evaluation.metrics import Metrics, classification_metrics
-from xfeat.head.evaluation.predictions import softmax
-
-# The smallest positive float32: a probability of 0 was rounded.
-_SMALLEST = 1e-45
+from xfeat.head.evaluation.predictions import logarithms, softmax
 
 
 class FoldAccuracy(TypedDict):
@@ -101,15 +98,15 @@ class OutOfFold:
     def combined(self) -> Combined:
         """One prediction per image, as if a head had been trained and calibrated for it; see :class:`Combined`."""
         temperature, note = fit_temperature(np.tile(self.labels, len(self.fold)), np.concatenate(self._logits))
-        return Combined(_mean_over_seeds(_logarithms(self.calibrated)), temperature, note)
+        return Combined(softmax(logarithms(self.calibrated).mean(axis=0)), temperature, note)
 
     def averaged(self, rows: NDArray[np.bool_], temperature: float) -> NDArray[np.float32]:
         """Return probabilities float32 (m, C) of ``rows``, bool (n,), with a temperature, averaged over the seeds."""
-        return _mean_over_seeds(self._logits[:, rows] / temperature)
+        return softmax(self._logits[:, rows].mean(axis=0), temperature)
 
     @property
     def _logits(self) -> NDArray[np.float64]:
-        return _logarithms(self.probabilities)
+        return logarithms(self.probabilities)
 
     def metrics(self, class_names: tuple[str, ...]) -> Metrics:
         """Return the metrics of the combined predictions: each image counts once."""
@@ -138,12 +135,3 @@ class OutOfFold:
                 }
             )
         return rows
-
-
-def _logarithms(probabilities: NDArray[np.float32]) -> NDArray[np.float64]:
-    return np.asarray(np.log(np.maximum(probabilities.astype(np.float64), _SMALLEST)))
-
-
-def _mean_over_seeds(logits: NDArray[np.float64]) -> NDArray[np.float32]:
-    normalized = logits - np.log(np.exp(logits).sum(axis=2, keepdims=True))
-    return softmax(normalized.mean(axis=0))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,47 +10,18 @@ import numpy as np
 
 from xfeat.featurize.audit.stored import audit_of
 from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.featurize.progress import Progress, steps_of
 from xfeat.head.crossval.baselines import check_memory, cross_validate_baselines
 from xfeat.head.crossval.report import save_crossval
-from xfeat.head.crossval.runner import FoldProgress, checkpoint_folder, cross_validate
+from xfeat.head.crossval.runner import checkpoint_folder, cross_validate
 from xfeat.head.crossval.training import fold_checkpoints
 from xfeat.head.evaluation.operating_point import positive_class
 from xfeat.head.evaluation.subgroups import Bins, check_bins
-from xfeat.head.reports.worker import call_here
 from xfeat.head.runs.reader import new_run_name
 from xfeat.head.runs.writer import RunWriter
 from xfeat.head.specs import CrossvalSpec, HeadSpec, MemorySpec, TargetSpec, TrainSpec
 from xfeat.head.tracking.backends import Tracking, tracked
 from xfeat.head.tracking.tracker import Tracker, cache_parameters, head_parameters, part_metrics
-
-
-def _no_progress(what: str, unit: str) -> AbstractContextManager[FoldProgress]:
-    return nullcontext(lambda done, total: None)
-
-
-@dataclass(frozen=True, kw_only=True)
-class CrossvalOptions:
-    """Everything about a cross-validation except its specs.
-
-    Attributes:
-        name: of the folder; by default ``crossval-`` and the time.
-        memory: limit for features.
-        target: the wanted operating point, if any.
-        bins: of numbers in the further columns of the cache, for the figures of subgroups.
-        baselines: also test scikit-learn's classifiers, with default settings.
-        open_trackers: called once everything else has been checked; returns where the cross-validation is recorded.
-        progress: opens a progress bar, such as ``("cross-validating", "heads")``.
-        call: runs the rendering; a :class:`xfeat.head.reports.worker.Worker` does it in another process.
-    """
-
-    name: str | None = None
-    memory: MemorySpec = field(default_factory=MemorySpec)
-    target: TargetSpec | None = None
-    bins: Bins | None = None
-    baselines: bool = False
-    open_trackers: Callable[[], Sequence[Tracker]] = tuple
-    progress: Callable[[str, str], AbstractContextManager[FoldProgress]] = _no_progress
-    call: Callable[..., Any] = call_here
 
 
 class SavedCrossval(NamedTuple):
@@ -73,10 +42,32 @@ def crossval_run(
     train_spec: TrainSpec,
     plan: CrossvalSpec,
     *,
+    memory: MemorySpec,
     runs: Path,
-    options: CrossvalOptions = CrossvalOptions(),
+    name: str | None,
+    target: TargetSpec | None,
+    bins: Bins | None,
+    baselines: bool,
+    open_trackers: Callable[[], Sequence[Tracker]],
+    progress: Progress | None,
+    call: Callable[..., Any],
 ) -> SavedCrossval:
     """Cross-validate, resuming from finished folds, and write a folder in ``runs``.
+
+    Args:
+        cache: the features.
+        head_spec: the layers.
+        train_spec: the optimisation.
+        plan: folds and seeds.
+        memory: limit for features.
+        runs: folder of all runs.
+        name: of the folder; by default ``crossval-`` and the time.
+        target: the wanted operating point, if any.
+        bins: of numbers in the further columns of the cache, for the figures of subgroups.
+        baselines: also test scikit-learn's classifiers, with default settings.
+        open_trackers: called once everything else has been checked; returns where the cross-validation is recorded.
+        progress: called after each head, and after each fit of a baseline.
+        call: runs the rendering; a :class:`xfeat.head.reports.worker.Worker` does it in another process.
 
     Returns:
         The folder, and the content of its crossval.json.
@@ -88,39 +79,29 @@ def crossval_run(
         Interrupted: on Ctrl-C, with the command that resumes.
         XfeatError: what :func:`xfeat.head.crossval.runner.cross_validate` raises.
     """
-    writer = RunWriter(runs, options.name or f"crossval-{new_run_name()}", latest=False)
-    check_bins(options.bins, cache.extra)
-    if options.target is not None:
-        positive_class(options.target, cache.class_names, np.asarray(cache.columns.label))
-    if options.baselines:
-        check_memory(cache, plan, options.memory)
-    audit, baselines = audit_of(cache), None
+    writer = RunWriter(runs, name or f"crossval-{new_run_name()}", latest=False)
+    check_bins(bins, cache.extra)
+    if target is not None:
+        positive_class(target, cache.class_names, np.asarray(cache.columns.label))
+    if baselines:
+        check_memory(cache, plan, memory)
+    audit, compared = audit_of(cache), None
     parameters = {**head_parameters(head_spec, train_spec), **plan.to_dict(), **cache_parameters(cache)}
-    trackers = options.open_trackers()
-    folder = checkpoint_folder(runs, cache, head_spec, train_spec, plan, options.memory)
+    trackers = open_trackers()
+    folder = checkpoint_folder(runs, cache, head_spec, train_spec, plan, memory)
     with tracked(trackers, writer.target.name, parameters) as tracking, fold_checkpoints(folder) as checkpoints:
-        with options.progress("cross-validating", "heads") as advance:
 
-            def after_head(done: int, total: int) -> None:
-                tracking.begin()
-                advance(done, total)
+        def after_head(done: int, total: int) -> None:
+            tracking.begin()
+            if progress is not None:
+                progress("cross-validating", done, total)
 
-            result = cross_validate(
-                cache,
-                head_spec,
-                train_spec,
-                plan,
-                memory=options.memory,
-                checkpoints=checkpoints,
-                progress=after_head,
-            )
-        if options.baselines:
-            with options.progress("baselines", "fits") as advance:
-                baselines = cross_validate_baselines(result, advance)
+        specs = (cache, head_spec, train_spec, plan)
+        result = cross_validate(*specs, memory=memory, checkpoints=checkpoints, progress=after_head)
+        if baselines:
+            compared = cross_validate_baselines(result, steps_of(progress, "baselines"))
         with writer:
-            facts = save_crossval(
-                writer, result, audit, baselines, target=options.target, bins=options.bins, call=options.call
-            )
+            facts = save_crossval(writer, result, audit, compared, target=target, bins=bins, call=call)
         _track(tracking, facts, sorted(writer.target.iterdir()))
     return SavedCrossval(writer.target, facts)
 

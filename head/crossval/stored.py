@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 import numpy as np
 
@@ -12,34 +12,35 @@ from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.errors import MismatchError, RunError
 from xfeat.featurize.specs import require
 from xfeat.featurize.text import listed
-from xfeat.featurize.typed_json import check_types
 from xfeat.head.crossval.out_of_fold import FoldAccuracy
 from xfeat.head.crossval.report import CROSSVAL_FILE, FORMAT, SCHEMA_VERSION
 from xfeat.head.evaluation.operating_point import GIVEN, ChosenThreshold, OperatingPoint
 from xfeat.head.reports.study_text import expected_elsewhere
-from xfeat.head.runs.reader import PREDICTIONS_FILE, REPORT_FILE
-from xfeat.head.runs.results import damaged, read_result
+from xfeat.head.runs.digests import damage_of
+from xfeat.head.runs.results import read_result
 
 _FIX = "cross-validate again with xhead crossval"
 
 
-class StoredCrossval(TypedDict):
-    """What is read back of a cross-validation; those of version 0.1 have no digests and no operating point."""
-
-    name: str
+class _Required(TypedDict):
     accuracy: FoldAccuracy
-    file_sha256: dict[str, str]
     classes: list[str]
     feature_fingerprint: str
-    cache_sha256: str
-    corrections: list[list[str]]
-    content_sha256: str | None
+    cache: dict[str, Any]
     head_spec: dict[str, Any]
     train_spec: dict[str, Any]
-    temperature: float
-    operating_point: OperatingPoint | None
-    elsewhere: dict[str, Any] | None
     metrics: dict[str, Any]
+
+
+class StoredCrossval(_Required, total=False):
+    """What is used of crossval.json; those of version 0.1 have no digests and no operating point."""
+
+    name: str
+    file_sha256: dict[str, str]
+    content_sha256: str
+    temperature: float
+    operating_point: dict[str, Any] | None
+    elsewhere: dict[str, Any] | None
 
 
 def open_crossval(folder: Path) -> StoredCrossval:
@@ -49,32 +50,17 @@ def open_crossval(folder: Path) -> StoredCrossval:
         RunError: if it is missing, damaged or of another version, or a file has changed.
     """
     file = folder / CROSSVAL_FILE
-    facts = read_result(file, FORMAT, SCHEMA_VERSION, beside=(PREDICTIONS_FILE, REPORT_FILE), fix=_FIX)
-    try:
-        point = facts.get("operating_point")
-        stored = StoredCrossval(
-            name=folder.name,
-            accuracy=facts["accuracy"],
-            file_sha256=facts.get("file_sha256", {}),
-            classes=facts["classes"],
-            feature_fingerprint=facts["feature_fingerprint"],
-            cache_sha256=facts["cache"]["content_sha256"],
-            corrections=facts["cache"].get("corrections", []),
-            content_sha256=facts.get("content_sha256"),
-            head_spec=facts["head_spec"],
-            train_spec=facts["train_spec"],
-            temperature=facts.get("temperature", 1.0),
-            operating_point=point and OperatingPoint.from_dict(point),
-            elsewhere=facts.get("elsewhere"),
-            metrics=facts["metrics"],
-        )
-        check_types(stored, StoredCrossval)
-        expected_elsewhere(
-            stored["elsewhere"]
-        )  # it will be written: now, and not after a training, it is found to be whole
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise damaged(file, error, fix=_FIX) from error
-    return stored
+    facts = read_result(file, FORMAT, SCHEMA_VERSION, StoredCrossval, fix=_FIX)
+    with damage_of(file, fix=_FIX):  # what will be written or used is whole: found now, and not after a training
+        expected_elsewhere(facts.get("elsewhere"))
+        _point(facts)
+        facts["cache"]["content_sha256"]
+    return cast(StoredCrossval, {**facts, "name": folder.name})
+
+
+def _point(facts: Mapping[str, Any]) -> OperatingPoint | None:
+    stored = facts.get("operating_point")
+    return stored and OperatingPoint.from_dict(stored)
 
 
 def threshold_from(text: str, cache: FeatureCache, runs: Path, positive: str | None = None) -> ChosenThreshold:
@@ -117,13 +103,13 @@ def _crossval_folder(text: str, runs: Path) -> Path:
 
 def _of_crossval(folder: Path, cache: FeatureCache, positive: str | None) -> ChosenThreshold:
     stored = open_crossval(folder)
-    point, again = stored["operating_point"], "xhead crossval --positive CLASS --target-sensitivity P"
+    point, again = _point(stored), "xhead crossval --positive CLASS --target-sensitivity P"
     if point is None:
         raise RunError("this cross-validation has no threshold", path=folder / CROSSVAL_FILE, fix=again)
     for what, wanted, found in (
-        ("features", cache.content_sha256, stored["cache_sha256"]),
+        ("features", cache.content_sha256, stored["cache"]["content_sha256"]),
         ("features", cache.spec.fingerprint, stored["feature_fingerprint"]),
-        ("corrections", _corrections(cache.corrections), _corrections(stored["corrections"])),
+        ("corrections", _corrections(cache.corrections), _corrections(stored["cache"].get("corrections", []))),
         ("classes", listed(cache.class_names), listed(stored["classes"])),
         ("class", positive or point.positive, point.positive),
     ):
@@ -137,8 +123,8 @@ def _of_crossval(folder: Path, cache: FeatureCache, positive: str | None) -> Cho
                 found=found,
                 fix=f"cross-validate on {cache.path}: {again}",
             )
-    crossval = {name: stored[name] for name in ("name", "content_sha256", "head_spec", "train_spec", "elsewhere")}
-    return ChosenThreshold(point=point, temperature=stored["temperature"], crossval=crossval)
+    crossval = {name: stored.get(name) for name in ("name", "content_sha256", "head_spec", "train_spec", "elsewhere")}
+    return ChosenThreshold(point=point, temperature=stored.get("temperature", 1.0), crossval=crossval)
 
 
 def _corrections(rows: Iterable[Sequence[str]]) -> str:

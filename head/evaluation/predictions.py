@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+_SMALLEST = 1e-45  # the smallest positive float32
+
 
 @dataclass(frozen=True)
 class Predictions:
@@ -70,6 +72,11 @@ def softmax(logits: NDArray[np.floating], temperature: float = 1.0) -> NDArray[n
     powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
     result: NDArray[np.float32] = (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
     return result
+
+
+def logarithms(probabilities: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return the logarithms float64 of probabilities, with finite ones where a probability was rounded to 0."""
+    return np.asarray(np.log(np.maximum(probabilities.astype(np.float64), _SMALLEST)))
 
 
 def decide(probabilities: NDArray[np.floating], positive: int | None, threshold: float) -> NDArray[np.int64]:

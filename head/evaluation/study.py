@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 from xfeat.head.evaluation.clustered import Estimate, auc_of, calibration_of, mean_of, proportion_of
 from xfeat.head.evaluation.metrics import confusion_matrix
 from xfeat.head.evaluation.operating_point import rates_of
-from xfeat.head.evaluation.predictions import Predictions, decide
+from xfeat.head.evaluation.predictions import Predictions, decide, logarithms
 
 # Of more classes, calibration is measured for the positive one only.
 _MOST_CALIBRATED = 10
-_SMALLEST = 1e-45  # the smallest positive float32: a probability of 0 was rounded
 # Where a decision curve is drawn: at which probability somebody would act.
 BENEFIT_THRESHOLDS = tuple(round(0.01 * step, 2) for step in range(1, 100))
 
@@ -182,7 +181,7 @@ def log_odds(probabilities: NDArray[np.floating], code: int) -> NDArray[np.float
     """Return the log-odds float64 (n,) of a class against all others, from probabilities (n, C)."""
     exact = probabilities.astype(np.float64)
     others = np.delete(exact, code, axis=1).sum(axis=1)
-    return np.asarray(np.log(np.maximum(exact[:, code], _SMALLEST)) - np.log(np.maximum(others, _SMALLEST)))
+    return logarithms(exact[:, code]) - logarithms(others)
 
 
 def _decision_curve(cases: Cases, code: int) -> dict[str, Any]:

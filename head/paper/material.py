@@ -9,22 +9,21 @@ from typing import Any, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from xfeat.featurize.errors import MismatchError, RunError, SpecError
+from xfeat.featurize.errors import MismatchError, RunError
 from xfeat.featurize.specs import FeatureSpec
-from xfeat.featurize.typed_json import check_types, parse_json
+from xfeat.featurize.typed_json import parse_json
 from xfeat.head.crossval.report import CROSSVAL_FILE
-from xfeat.head.crossval.report import FORMAT as CROSSVAL_FORMAT
 from xfeat.head.crossval.stored import open_crossval
 from xfeat.head.evaluation.study import Cases, Study, study
 from xfeat.head.reports.eval_report import EVAL_FILE, open_evaluation
-from xfeat.head.reports.eval_report import FORMAT as EVAL_FORMAT
+from xfeat.head.runs.digests import damage_of
 from xfeat.head.runs.inputs import open_cache_of, with_cache
-from xfeat.head.runs.pooled import pooled_predictions
 from xfeat.head.runs.reader import RUN_FILE, Run, open_run
-from xfeat.head.runs.results import damaged, read_result
+from xfeat.head.runs.results import pooled_predictions, require_typed
 from xfeat.head.specs import HeadSpec, TrainSpec
 
 RUN, CROSSVAL, EVAL = "run", "crossval", "eval"
+_SPECS: dict[str, Any] = {"feature_spec": FeatureSpec, "head_spec": HeadSpec, "train_spec": TrainSpec}
 
 
 class _Facts(TypedDict):
@@ -92,33 +91,25 @@ def open_material(folder: Path, features: Path | None = None) -> Material:
         RunError: if there is none, or it is damaged, or of version 0.1.
         CacheError, MismatchError: if the patients of a run's images are needed, and its cache is missing or another.
     """
-    if (folder / CROSSVAL_FILE).is_file():
-        open_crossval(folder)
-        return _of_result(folder, CROSSVAL, CROSSVAL_FILE, CROSSVAL_FORMAT, "cross-validate again with xhead crossval")
-    if (folder / EVAL_FILE).is_file():
-        open_evaluation(folder)
-        return _of_result(folder, EVAL, EVAL_FILE, EVAL_FORMAT, "test the run again with xhead eval")
+    if (file := folder / CROSSVAL_FILE).is_file():
+        return _of_result(file, CROSSVAL, {**open_crossval(folder)}, "cross-validate again with xhead crossval")
+    if (file := folder / EVAL_FILE).is_file():
+        return _of_result(file, EVAL, {**open_evaluation(folder)}, "test the run again with xhead eval")
     run = open_run(folder)
     return _of_run(run if features is None else with_cache([run], features)[0])
 
 
-def _of_result(folder: Path, kind: str, name: str, form: str, fix: str) -> Material:
-    facts = read_result(folder / name, form, 1, beside=(), fix=fix)
-    try:
-        if missing := _Facts.__required_keys__ - facts.keys():
-            raise ValueError(f"no {', '.join(sorted(missing))}, as in results of version 0.1")
-        check_types(facts, _Facts)
+def _of_result(file: Path, kind: str, facts: dict[str, Any], fix: str) -> Material:
+    with damage_of(file, fix=fix):
+        require_typed(facts, _Facts, ", as in results of version 0.1")
         classes, studied = tuple(facts["classes"]), facts["statistics"]
-        specs = _specs(facts)
-    except (ValueError, KeyError, TypeError, SpecError) as error:
-        raise damaged(folder / name, error, fix=fix) from error
-    found = pooled_predictions(folder, classes)
-    if len(found.paths) != studied["images"]:
-        counts = ValueError(f"{len(found.paths)} predicted images, and not {studied['images']}")
-        raise damaged(folder / name, counts, fix=fix)
+        specs = {name: spec.from_dict(facts[name]) for name, spec in _SPECS.items()}
+        found = pooled_predictions(file.parent, classes)
+        if len(found.paths) != studied["images"]:
+            raise ValueError(f"{len(found.paths)} predicted images, and not {studied['images']}")
     return Material(
         kind=kind,
-        name=folder.resolve().name,
+        name=file.parent.resolve().name,
         part="out-of-fold" if kind == CROSSVAL else "external",
         facts=facts,
         cases=_cases(found.labels, found.probabilities, found.patients, classes, studied),
@@ -128,23 +119,10 @@ def _of_result(folder: Path, kind: str, name: str, form: str, fix: str) -> Mater
     )
 
 
-def _specs(facts: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "feature_spec": FeatureSpec.from_dict(facts["feature_spec"]),
-        "head_spec": HeadSpec.from_dict(facts["head_spec"]),
-        "train_spec": TrainSpec.from_dict(facts["train_spec"]),
-    }
-
-
 def _of_run(run: Run) -> Material:
     part, file = run.shown_part, run.folder / RUN_FILE
     predicted = run.predictions()
-    rows = [row for row in predicted if row["split"] == part]
-    try:
-        labels = np.array([run.class_names.index(row["label"]) for row in rows], np.int64)
-        values = [[float(row[f"p_{name}"]) for name in run.class_names] for row in rows]
-    except ValueError as error:
-        raise damaged(file, error, fix="train the run again") from error
+    rows, labels, probabilities = run.predicted(part)
     if len(rows) != run.metrics[part]["images"]:
         raise RunError(
             "the predictions are not those of this run",
@@ -158,20 +136,18 @@ def _of_run(run: Run) -> Material:
         patients, trained = np.arange(len(rows)), None
     else:
         key_of = _patients(run)
-        patients = np.unique([key_of[row["path"]] for row in rows], return_inverse=True)[1].astype(np.int64)
+        patients = np.unique([key_of[path] for path in rows], return_inverse=True)[1].astype(np.int64)
         trained = len({key_of[row["path"]] for row in predicted if row["split"] == "train"})
     decided: dict[str, Any] = {"positive": None, "threshold": None}
     if point := run.operating_point:
         decided = {"positive": point.positive, "threshold": point.threshold}
-    cases = _cases(labels, np.array(values, np.float32), patients, run.class_names, studied or decided)
+    cases = _cases(labels, probabilities, patients, run.class_names, studied or decided)
     return Material(
         kind=RUN,
         name=run.folder.resolve().name,
         part="test" if part == "test" else "validation",
         facts={**run.to_dict(), **parse_json((run.folder / RUN_FILE).read_bytes())},
-        feature_spec=run.feature_spec,
-        head_spec=run.head_spec,
-        train_spec=run.train_spec,
+        **{name: getattr(run, name) for name in _SPECS},
         cases=cases,
         study=studied or study(cases),
         subgroups=run.subgroups,

@@ -6,20 +6,21 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from xfeat.featurize.audit.stored import audit_of
 from xfeat.featurize.backbones.weights import sha256_of
 from xfeat.featurize.pages.titles import described
 from xfeat.featurize.system.versions import library_versions
 from xfeat.featurize.text import count_of, listed, shortened
-from xfeat.featurize.typed_json import check_types, with_digest
+from xfeat.featurize.typed_json import with_digest
 from xfeat.head.evaluation.study import Study, cases_of
 from xfeat.head.reports.run_report import few_images_caution, file_cautions, page_template, worst_mistakes
 from xfeat.head.reports.study_text import drop_rows
-from xfeat.head.runs.origin import CacheOrigin, opened_origin, origin_of, stored_origin
+from xfeat.head.runs.digests import damage_of
+from xfeat.head.runs.origin import opened_origin, origin_of, stored_origin
 from xfeat.head.runs.reader import PREDICTIONS_FILE, PROBABILITY_PREFIX, REPORT_FILE
-from xfeat.head.runs.results import damaged, read_result
+from xfeat.head.runs.results import read_result
 from xfeat.head.runs.writer import RunWriter, write_table
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class StoredEvaluation(TypedDict):
     images: int
     metrics: dict[str, Any]
     statistics: Study
-    cache: CacheOrigin
+    cache: Any  # CacheOrigin
 
 
 def save_evaluation(done: Evaluation, runs: Path, name: str) -> Evaluation:
@@ -151,18 +152,7 @@ def open_evaluation(folder: Path) -> StoredEvaluation:
         RunError: if it is missing, damaged or of another version, or a file has changed.
     """
     file = folder / EVAL_FILE
-    facts = read_result(file, FORMAT, SCHEMA_VERSION, beside=(PREDICTIONS_FILE, REPORT_FILE), fix=_FIX)
-    try:
-        stored = StoredEvaluation(
-            name=folder.name,
-            run=facts["run"],
-            classes=facts["classes"],
-            images=facts["images"],
-            metrics=facts["metrics"],
-            statistics=facts["statistics"],
-            cache=opened_origin(facts["cache"], folder),
-        )
-        check_types(stored, StoredEvaluation)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise damaged(file, error, fix=_FIX) from error
-    return stored
+    facts = read_result(file, FORMAT, SCHEMA_VERSION, StoredEvaluation, fix=_FIX)
+    with damage_of(file, fix=_FIX):
+        cache = opened_origin(facts["cache"], folder)
+    return cast(StoredEvaluation, {**facts, "name": folder.name, "cache": cache})

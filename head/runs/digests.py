@@ -1,11 +1,14 @@
-"""Reads the files beside run.json and crossval.json, if they are as they were saved."""
+"""Reads the files of a result, if they are as they were saved."""
 
 from __future__ import annotations
 
+import csv
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from xfeat.featurize.errors import RunError
+from xfeat.featurize.errors import MismatchError, RunError
 from xfeat.featurize.system.regular_files import read_regular
 
 
@@ -23,10 +26,9 @@ def read_unchanged(file: Path, expected: str | None, *, subject: str, fix: str) 
     """
     try:
         content = read_regular(file)
-    except FileNotFoundError as error:
-        raise RunError(f"{subject} missing", path=file, found=error.strerror, fix=fix) from error
     except OSError as error:
-        raise RunError(f"{subject} not readable", path=file, found=error.strerror, fix=fix) from error
+        problem = "missing" if isinstance(error, FileNotFoundError) else "not readable"
+        raise RunError(f"{subject} {problem}", path=file, found=error.strerror, fix=fix) from error
     if expected not in (None, digest := hashlib.sha256(content).hexdigest()):
         raise RunError(
             f"{subject} not what was saved",
@@ -36,3 +38,30 @@ def read_unchanged(file: Path, expected: str | None, *, subject: str, fix: str) 
             fix=f"{fix}, or restore a copy",
         )
     return content
+
+
+@contextmanager
+def damage_of(file: Path, what: str = "", *, fix: str, expected: str | None = None) -> Iterator[None]:
+    """Raise a RunError for what reading a damaged file leads to.
+
+    Args:
+        file: that the body reads.
+        what: the problem; by default ``damaged`` and its name.
+        fix: for the message.
+        expected: for the message.
+
+    Raises:
+        RunError: for errors of values, of keys, of types and of the system.
+        MismatchError: if the body raises one, with the file.
+    """
+    try:
+        yield
+    except RunError:
+        raise
+    except MismatchError as error:
+        again = f"{error.fix}, then {fix}"
+        raise MismatchError(error.what, path=file, expected=error.expected, found=error.found, fix=again) from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
+        raise RunError(
+            what or f"damaged {file.name}", path=file, expected=expected, found=str(error), fix=fix
+        ) from error

@@ -15,7 +15,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypedDict
 
-from xfeat.featurize.errors import MismatchError, RunError, SpecError
+import numpy as np
+from numpy.typing import NDArray
+
+from xfeat.featurize.errors import RunError
 from xfeat.featurize.specs import FeatureSpec, check_decision, require
 from xfeat.featurize.text import listed
 from xfeat.featurize.typed_json import check_types, parse_json, require_unchanged, with_digest
@@ -23,7 +26,7 @@ from xfeat.head.evaluation.assess import Calibration
 from xfeat.head.evaluation.metrics import Metrics
 from xfeat.head.evaluation.operating_point import OperatingPoint
 from xfeat.head.evaluation.study import Study
-from xfeat.head.runs.digests import read_unchanged
+from xfeat.head.runs.digests import damage_of, read_unchanged
 from xfeat.head.runs.origin import CacheOrigin, opened_origin, stored_origin
 from xfeat.head.specs import DEFAULT_RUNS, HeadSpec, TrainSpec
 from xfeat.head.training.history import EpochRecord
@@ -214,7 +217,9 @@ class Run:
         file = self.folder / PREDICTIONS_FILE
         columns = prediction_columns(self.class_names)
         text = self.read_file(PREDICTIONS_FILE).decode("utf-8", "surrogateescape")
-        try:
+        with damage_of(
+            file, "damaged predictions, or those of another run", fix="train the run again", expected=", ".join(columns)
+        ):
             table = csv.DictReader(io.StringIO(text, newline=""))
             rows = list(table)
             if missing := [name for name in columns if name not in (table.fieldnames or ())]:
@@ -226,15 +231,18 @@ class Run:
                     raise ValueError(f"another class: {row['label']}")
                 for name in columns[4:]:
                     float(row[name])
-        except (ValueError, csv.Error) as error:
-            raise RunError(
-                "damaged predictions, or those of another run",
-                path=file,
-                expected=", ".join(columns),
-                found=str(error),
-                fix="train the run again",
-            ) from error
         return rows
+
+    def predicted(self, part: str) -> tuple[list[str], NDArray[np.int64], NDArray[np.float32]]:
+        """Return paths, true classes (n,) and probabilities (n, C) of the images of a split.
+
+        Raises:
+            RunError: if the predictions are missing or damaged.
+        """
+        rows = [row for row in self.predictions() if row["split"] == part]
+        labels = np.array([self.class_names.index(row["label"]) for row in rows], np.int64)
+        values = [[float(row[PROBABILITY_PREFIX + name]) for name in self.class_names] for row in rows]
+        return [row["path"] for row in rows], labels, np.array(values, np.float32).reshape(len(rows), -1)
 
 
 def open_run(folder: str | os.PathLike[str]) -> Run:
@@ -248,7 +256,7 @@ def open_run(folder: str | os.PathLike[str]) -> Run:
     file = folder / RUN_FILE
     if not file.is_file():
         raise _no_run(folder)
-    try:
+    with damage_of(file, fix="train it again with xhead train"):
         facts = parse_json(file.read_bytes())
         if facts.get("format") != FORMAT or facts.get("schema_version") != SCHEMA_VERSION:
             raise RunError(
@@ -259,15 +267,6 @@ def open_run(folder: str | os.PathLike[str]) -> Run:
                 fix="train it again with xhead train",
             )
         return Run.from_dict(folder, facts)
-    except MismatchError as error:
-        fix = f"{error.fix}, then xhead train"
-        raise MismatchError(error.what, path=file, expected=error.expected, found=error.found, fix=fix) from error
-    except (ValueError, KeyError, TypeError, AttributeError, SpecError) as error:
-        if isinstance(error, RunError):
-            raise
-        raise RunError(
-            "damaged run.json", path=file, found=str(error), fix="train it again with xhead train"
-        ) from error
 
 
 def _no_run(folder: Path) -> RunError:
@@ -326,14 +325,11 @@ def read_history(run: Run) -> list[EpochRecord]:
         RunError: if it is missing or damaged.
     """
     content = run.read_file(HISTORY_FILE)
-    try:
+    with damage_of(run.folder / HISTORY_FILE, "damaged", fix="train the run again"):
         return [
             EpochRecord(int(row.pop("epoch")), **{name: float(value) for name, value in row.items()})
             for row in csv.DictReader(io.StringIO(content.decode(), newline=""))
         ]
-    except (ValueError, KeyError, TypeError, csv.Error) as error:
-        file = run.folder / HISTORY_FILE
-        raise RunError("damaged", path=file, found=str(error), fix="train the run again") from error
 
 
 def new_run_name() -> str:

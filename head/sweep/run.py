@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from xfeat.featurize.errors import DivergedError
 from xfeat.head.sweep.ranking import Combination, SweepResult, rank_combinations, setting_text
@@ -24,7 +23,7 @@ def sweep_run(
     trackers: Sequence[Tracker],
     *,
     time_limit_s: float | None,
-    progress: Callable[[int, int], None],
+    progress: Callable[[int, int], None] | None,
 ) -> SweepResult:
     """Run a sweep and record it; each new best combination is logged.
 
@@ -38,41 +37,35 @@ def sweep_run(
         DivergedError: if every combination diverged.
         XfeatError: as :meth:`xfeat.head.sweep.runner.Sweep.run` says.
     """
-    default_name = work.default_name
+    default_name, spec = work.default_name, work.spec
     key = hashlib.sha256(f"{work.name or ''} {default_name}".encode()).hexdigest()[:16]
-    with tracked(trackers, work.name or default_name, _parameters(work), key=key) as tracking:
-        result = work.run(time_limit_s=time_limit_s, progress=_trial_reporter(work.spec, progress, tracking))
+    axes = {key: axis_text(key, axis) for key, axis in spec.axes.items()}
+    choices = {"seeds": spec.seeds, "sampler": spec.sampler, "rank": spec.rank}
+    parameters = {**cache_parameters(work.cache), **axes, **choices}
+    with tracked(trackers, work.name or default_name, parameters, key=key) as tracking:
+        result = work.run(time_limit_s=time_limit_s, progress=_trial_reporter(spec, progress, tracking))
         _track_end(tracking, result)
     if not result.combinations:
-        raise _all_diverged(result)
+        more = "" if result.state == "complete" else ", or run the same command again to resume"
+        raise DivergedError(
+            "the sweep has no result: every combination diverged",
+            path=result.folder,
+            expected="a loss that is a number",
+            found=f"{result.diverged} of {len(result.trials)} trials diverged",
+            fix=f"lower learning rates with --lr{more}",
+        )
     return result
 
 
-def _parameters(work: Sweep) -> dict[str, Any]:
-    spec = work.spec
-    axes = {key: axis_text(key, axis) for key, axis in spec.axes.items()}
-    return {**cache_parameters(work.cache), **axes, "seeds": spec.seeds, "sampler": spec.sampler, "rank": spec.rank}
-
-
-def _all_diverged(result: SweepResult) -> DivergedError:
-    more = "" if result.state == "complete" else ", or run the same command again to resume"
-    return DivergedError(
-        "the sweep has no result: every combination diverged",
-        path=result.folder,
-        expected="a loss that is a number",
-        found=f"{result.diverged} of {len(result.trials)} trials diverged",
-        fix=f"lower learning rates with --lr{more}",
-    )
-
-
-def _trial_reporter(spec: SweepSpec, advance: Callable[[int, int], None], tracking: Tracking) -> TrialProgress:
+def _trial_reporter(spec: SweepSpec, advance: Callable[[int, int], None] | None, tracking: Tracking) -> TrialProgress:
     """Return what reports progress, sends finished trials to the trackers, and logs each new best one."""
     reported = 0
     best: Combination | None = None
 
     def report(trials: list[Trial], planned: int) -> None:
         nonlocal reported, best
-        advance(len(trials), planned)
+        if advance is not None:
+            advance(len(trials), planned)
         tracking.begin()
         _track(tracking, trials[reported:])
         reported = len(trials)

@@ -156,7 +156,7 @@ def test_without_the_cache_patients_are_unknown_and_mcnemar_remains(runs: Path) 
         assert entry.difference.interval is None
         assert not entry.difference.problem
     with pytest.raises(CacheError):
-        fit_baselines(found[0], "test")
+        fit_baselines(as_entries(found[:1]), "test")
 
 
 def test_baselines_are_scikit_learns_classifiers_on_the_same_images(write_clouds: WriteClouds, runs: Path) -> None:
@@ -169,7 +169,7 @@ def test_baselines_are_scikit_learns_classifiers_on_the_same_images(write_clouds
     ]
     best = max(models, key=lambda model: model.score(features[90:120], labels[90:120]))
     decided = best.predict(features[120:])
-    entries = {entry.name: entry for entry in fit_baselines(run, "test")}
+    entries = {entry.name: entry for entry in fit_baselines(as_entries([run]), "test")}
     assert set(entries) == {LOGISTIC, SVM}
     figures = entries[LOGISTIC].metrics["test"]
     assert figures["accuracy"] == pytest.approx((decided == labels[120:]).mean())
@@ -181,7 +181,7 @@ def test_baselines_are_scikit_learns_classifiers_on_the_same_images(write_clouds
     assert truth == truth_of_run
     write_clouds(Path(run.cache["path"]), seed=5)  # the same file, other features
     with pytest.raises(MismatchError):
-        fit_baselines(run, "test")
+        fit_baselines(as_entries([run]), "test")
 
 
 def test_the_command_writes_text_json_csv_and_a_page(runs: Path, tmp_path: Path) -> None:
@@ -211,7 +211,7 @@ def test_the_command_writes_text_json_csv_and_a_page(runs: Path, tmp_path: Path)
 def test_all_accuracies_have_an_interval_by_patient(runs: Path) -> None:
     """Reference: the run's own statistics; of a baseline, the influence of each patient, from its predictions."""
     run = open_run(runs / "good")
-    entries = [*as_entries([run]), *fit_baselines(run, "test")]
+    entries = [*as_entries([run]), *fit_baselines(as_entries([run]), "test")]
     columns = FeatureCache.open(runs.parent / "features.h5").columns
     groups = dict(zip(columns.path, columns.group, strict=True))
     assert entries[0].metrics["test"]["accuracy_interval"] == run.statistics["test"]["accuracy"]["interval"]
@@ -226,7 +226,7 @@ def test_all_accuracies_have_an_interval_by_patient(runs: Path) -> None:
 def test_runs_are_compared_with_the_first_run_even_if_a_baseline_is_better(runs: Path) -> None:
     """The only run does badly, so that both baselines come before it."""
     [poor] = [run for run in find_runs(runs) if run.name == "poor"]
-    comparison = compare_entries([*as_entries([poor]), *fit_baselines(poor, "test")], "test")
+    comparison = compare_entries([*as_entries([poor]), *fit_baselines(as_entries([poor]), "test")], "test")
     *better, last = comparison.entries
     assert last.difference is None
     assert last.run == poor
