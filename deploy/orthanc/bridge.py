@@ -20,7 +20,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
-from urllib.request import ProxyHandler, Request, build_opener
+from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_opener
 
 import click
 
@@ -38,8 +38,19 @@ _CHANGES = 100
 _LONGEST_WAIT_S = 60.0
 # An image that Orthanc cannot hand out, or that ends this process, must not hold up the others.
 _ATTEMPTS = 5
+
+
+class _NoRedirect(HTTPRedirectHandler):
+    """Refuses redirections: urllib would turn POST into GET, and send the password along."""
+
+    def redirect_request(self, req: Request, fp: Any, *where: Any) -> None:
+        fp.close()
+        fix = "give that one with --orthanc"
+        raise SpecError("this address leads to another", path=req.host, found=where[-1], fix=fix)
+
+
 # Images and reports go to Orthanc itself, and not through a proxy of the environment.
-_OPENER = build_opener(ProxyHandler({}))
+_OPENER = build_opener(ProxyHandler({}), _NoRedirect)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,9 +12,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -264,6 +266,21 @@ def wait_for(orthanc: Server, expected: dict[str, list[str]]) -> None:
 )
 def test_what_is_wrong_is_said_in_one_message(changes, message, once):
     done = once(**changes)
+    assert (done.exit_code, message in done.stderr) == (1, True), done.output
+
+
+@pytest.mark.parametrize(("code", "body", "message"), [(301, b"", "leads to another"), (200, b"[]", "no Orthanc")])
+def test_a_server_that_is_no_orthanc_is_named(code: int, body: bytes, message: str, once):
+    class Other(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(code)
+            self.send_header("Location", "https://orthanc.invalid")
+            self.end_headers()
+            self.wfile.write(body)
+
+    with HTTPServer(("127.0.0.1", 0), Other) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        done = once(orthanc=f"http://127.0.0.1:{server.server_port}")
     assert (done.exit_code, message in done.stderr) == (1, True), done.output
 
 
