@@ -2,27 +2,25 @@
 
 import { percent, textElement } from "./cards.js";
 
-// Values of the CSV column "Familiar", and how the table shows them.
-const FAMILIAR = new Map([[true, "familiar"], [false, "unlike the training images"], [null, ""]]);
-const OUT_OF_DISTRIBUTION = { familiar: "no sign", "unlike the training images": "yes", "": "" };
+const OUT_OF_DISTRIBUTION = { true: "no sign", false: "yes", "": "" };
 
 let order = { column: 0, descending: false };
 
-// A column: its title in the table, its name in the CSV file (the title by default), the value to sort by and to save, and
-// how the table shows it.
+// A column: its title in the table, its name in the CSV file (as `xserve predict -o` writes it), the value to sort by and to
+// save, and how the table shows it.
 function columnsOf(classes, hasOod) {
   const plain = (value) => value ?? "";
   return [
-    { title: "File", value: (row) => row.file.name, show: plain },
-    { title: "Decision", value: (row) => row.prediction?.label ?? "", show: plain },
+    { title: "File", csv: "path", value: (row) => row.file.name, show: plain },
+    { title: "Decision", csv: "label", value: (row) => row.prediction?.label ?? "", show: plain },
     ...classes.map((name) => ({
-      title: name, number: true, value: (row) => row.prediction?.probabilities[name] ?? null,
+      title: name, csv: `p_${name}`, number: true, value: (row) => row.prediction?.probabilities[name] ?? null,
       show: (share) => (share === null ? "" : percent(share)),
     })),
     ...(hasOod ? [
-      { title: "OOD score", csv: "Distance", number: true, value: (row) => row.prediction?.ood ?? null, show: (x) => (x === null ? "" : x.toFixed(2)) },
+      { title: "OOD score", csv: "ood", number: true, value: (row) => row.prediction?.ood ?? null, show: (x) => (x === null ? "" : x.toFixed(2)) },
       {
-        title: "Out of distribution", csv: "Familiar", value: (row) => FAMILIAR.get(row.prediction?.in_distribution ?? null),
+        title: "Out of distribution", csv: "in_distribution", value: (row) => String(row.prediction?.in_distribution ?? ""),
         show: (value) => OUT_OF_DISTRIBUTION[value],
       },
     ] : []),
@@ -97,9 +95,9 @@ function field(value) {
 }
 
 export function asCsv(rows, classes) {
-  const columns = columnsOf(classes, hasOod(rows));
+  const columns = columnsOf(classes, true);
   const lines = [
-    [...columns.map((column) => column.csv ?? column.title), "Problem"],
+    [...columns.map((column) => column.csv), "error"],
     ...rows.map((row) => [...columns.map((column) => column.value(row)), row.problem ?? ""]),
   ];
   return lines.map((line) => line.map(field).join(",")).join("\r\n") + "\r\n";

@@ -136,7 +136,7 @@ async def saved(browser, paths):
     await browser.choose(*paths)
     while not (await browser.text("#status")).startswith(f"{len(paths)} image"):
         await asyncio.sleep(0.2)
-    return {row["File"]: row for row in csv.DictReader(io.StringIO((await browser.save()).lstrip("\ufeff")))}
+    return {row["path"]: row for row in csv.DictReader(io.StringIO((await browser.save()).lstrip("\ufeff")))}
 
 
 def test_dicom_is_predicted_as_the_server_does_or_refused_by_its_name(
@@ -156,7 +156,7 @@ def test_dicom_is_predicted_as_the_server_does_or_refused_by_its_name(
     read = {}
     for name, way in names.items():
         words = [said for pattern, said in REFUSED_HERE.items() if re.search(pattern, way)]
-        problem = seen[name]["Problem"]
+        problem = seen[name]["error"]
         if way.startswith("refused: "):
             assert re.match("DICOM|not an image|[0-9]+×", problem), (way, problem)
             assert not re.search(r"undefined|null|NaN|Error|not a function|Invalid", problem), (way, problem)
@@ -169,11 +169,11 @@ def test_dicom_is_predicted_as_the_server_does_or_refused_by_its_name(
     predictor = Predictor.open(model, device="cpu")
     for prediction in predictor.predict_paths([folder / name for name in read]):
         row = seen[Path(prediction.path).name]
-        found = [float(row[label]) for label in prediction.probabilities]
+        found = [float(row[f"p_{label}"]) for label in prediction.probabilities]
         expected = list(prediction.probabilities.values())
-        np.testing.assert_allclose(found, expected, atol=2e-5, err_msg=read[row["File"]])
-        assert float(row["Distance"]) == pytest.approx(prediction.ood, abs=2e-5)
-        assert row["Decision"] == prediction.label
+        np.testing.assert_allclose(found, expected, atol=2e-5, err_msg=read[row["path"]])
+        assert float(row["ood"]) == pytest.approx(prediction.ood, abs=2e-5)
+        assert row["label"] == prediction.label
 
 
 def test_the_file_opens_without_a_network_shows_dicom_and_connects_to_nothing(
@@ -193,9 +193,9 @@ def test_the_file_opens_without_a_network_shows_dicom_and_connects_to_nothing(
         rows = await saved(browser, paths)
         for answer in answers:
             row = rows[Path(answer["path"]).name]
-            found = {label: float(row[label]) for label in answer["probabilities"]}
+            found = {label: float(row[f"p_{label}"]) for label in answer["probabilities"]}
             assert found == pytest.approx(answer["probabilities"], abs=1e-4)
-            assert row["Decision"] == answer["label"]
+            assert row["label"] == answer["label"]
         shown = "[...document.querySelectorAll('.card .image')].map((each) => each.naturalWidth)"
         await browser.until(f"{shown}.join() === '1024,32'")
         assert {address.partition(":")[0] for address in browser.requests} <= {"file", "blob", "data"}
@@ -223,9 +223,9 @@ def test_a_browser_that_changes_pixels_gives_a_reason_in_place_of_a_wrong_predic
     strict = {"privacy.resistFingerprinting": True, "network.cookie.cookieBehavior": 2}
     with firefox(tmp_path, strict) as drive:
         drive((tmp_path / "page.html").as_uri(), visit)
-    assert rows["plain.dcm"]["Problem"] == ""
+    assert rows["plain.dcm"]["error"] == ""
     for name in ("jpeg.dcm", "drawing.png"):
-        assert "changes the pixels that a page reads" in rows[name]["Problem"]
+        assert "changes the pixels that a page reads" in rows[name]["error"]
 
 
 def test_a_file_that_is_cut_short_says_so(write_pixel_model, runtime, tmp_path, browse):

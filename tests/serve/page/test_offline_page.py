@@ -70,7 +70,7 @@ def predictions_of_the_page(model, files, runtime, folder, browse, serve_folder)
 
     with serve_folder(folder) as address:
         browse(address + "site/", visit)  # below the root, as on GitHub Pages
-    return {row["File"]: row for row in csv.DictReader(io.StringIO(seen["csv"].lstrip("\ufeff")))}
+    return {row["path"]: row for row in csv.DictReader(io.StringIO(seen["csv"].lstrip("\ufeff")))}
 
 
 @pytest.mark.parametrize(
@@ -92,11 +92,11 @@ def test_the_browser_predicts_as_the_server_does(
     for file, prediction in zip(files, Predictor.open(model, device="cpu").predict_paths(files), strict=True):
         answer = answers[file.name]
         tolerance = 0.02 if file.suffix == ".jpg" else 2e-5
-        found = [float(answer[name]) for name in prediction.probabilities]
+        found = [float(answer[f"p_{name}"]) for name in prediction.probabilities]
         np.testing.assert_allclose(found, list(prediction.probabilities.values()), atol=tolerance, err_msg=file.name)
-        assert float(answer["Distance"]) == pytest.approx(prediction.ood, abs=tolerance), file.name
+        assert float(answer["ood"]) == pytest.approx(prediction.ood, abs=tolerance), file.name
         if file.suffix != ".jpg":
-            assert answer["Decision"] == prediction.label
+            assert answer["label"] == prediction.label
 
 
 @pytest.mark.skipif("XFEAT_PAGE_MODEL" not in os.environ, reason="needs XFEAT_PAGE_MODEL and XFEAT_PAGE_IMAGES")
@@ -108,8 +108,8 @@ def test_a_model_and_images_of_ones_own_get_the_same_predictions(runtime, tmp_pa
     largest = {}
     for file, prediction in zip(files, Predictor.open(model, device="cpu").predict_paths(files), strict=True):
         answer = answers[file.name]
-        assert answer["Decision"] == prediction.label, file.name
-        difference = max(abs(float(answer[name]) - share) for name, share in prediction.probabilities.items())
+        assert answer["label"] == prediction.label, file.name
+        difference = max(abs(float(answer[f"p_{name}"]) - share) for name, share in prediction.probabilities.items())
         largest[file.suffix] = max(difference, largest.get(file.suffix, 0.0))
     with capsys.disabled():
         print(f"\n{len(files)} files, largest difference of a probability: {largest}")  # noqa: T201

@@ -43,7 +43,7 @@ def test_the_page_shows_predictions_heatmap_warning_table_and_reasons(write_mode
         sort = "document.querySelector('#table th:nth-child(4)').getAttribute('aria-sort')"
         assert await browser.value(sort) == "descending"
         csv = "import('./table.js').then((m) => m.asCsv([{file: {name: '=1+1.png'}, problem: 'a, b'}], ['x']))"
-        assert await browser.value(csv) == 'File,Decision,x,Problem\r\n\'=1+1.png,,,"a, b"\r\n'
+        assert await browser.value(csv) == 'path,label,p_x,ood,in_distribution,error\r\n\'=1+1.png,,,,,"a, b"\r\n'
 
     with serve_model(predictor) as client:
         browse(str(client.base_url), visit)
@@ -108,8 +108,8 @@ def test_the_csv_file_holds_unrounded_numbers(predictor, serve_model, tiny, tmp_
         with (tmp_path / "red.png").open("rb") as file:
             (expected,) = client.post("/predict", files={"files": file}).json()["predictions"]
     (row,) = csv.DictReader(io.StringIO(seen["csv"].lstrip("\ufeff")))
-    assert {name: float(row[name]) for name in tiny.classes} == expected["probabilities"]
-    assert (row["File"], row["Decision"], row["Problem"]) == ("red.png", "covid", "")
+    assert {name: float(row[f"p_{name}"]) for name in tiny.classes} == expected["probabilities"]
+    assert (row["path"], row["label"], row["error"]) == ("red.png", "covid", "")
 
 
 def test_the_page_says_which_model_is_the_default_and_when_it_was_removed(write_model, serve_model, tmp_path, browse):
