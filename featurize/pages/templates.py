@@ -19,6 +19,7 @@ _INSIDE_NUMBERS = re.compile(
     r"|(?<=\bto)\s+(?=[−+]?\d)|(?<=\bof)\s+(?=\d)|(?<=\bp)\s+(?=\d)"  # 91.5 to 99.0, 13 of 20, p 0.03
     r"|(?<=[×±≥≤=−+])\s+(?=[−+]?\d)|(?<=&[lg]t;)\s+(?=\d)"  # ≥ 0.4597
 )
+_DATES = re.compile(r"(?<![\w.-])\d+(?:-\d+){1,2}(?![\w-])")  # 2026-11-29, 40-65: a browser breaks at the hyphen
 
 
 def page_environment(*folders: tuple[str, str]) -> Environment:
@@ -40,11 +41,15 @@ def page_environment(*folders: tuple[str, str]) -> Environment:
 
 
 def unbroken(html: str) -> Markup:
-    """Let no line end between a number and its unit, or inside an interval: their spaces become no-break spaces.
+    """Let no line end between a number and its unit, or inside an interval or a date.
 
     Args:
         html: a part of a page. Names and paths in ``<bdi>`` and commands in ``<code>`` stay as they are, to be copied.
     """
     from markupsafe import Markup
 
-    return Markup(_TOKENS.sub(lambda token: token[1] or _INSIDE_NUMBERS.sub(_NO_BREAK_SPACE, token[3]), html))  # nosec B704
+    def changed(token: re.Match[str]) -> str:
+        text = _INSIDE_NUMBERS.sub(_NO_BREAK_SPACE, token[3] or "")
+        return token[1] or _DATES.sub(r'<span class="date">\g<0></span>', text)
+
+    return Markup(_TOKENS.sub(changed, html))  # nosec B704

@@ -40,6 +40,7 @@ from xfeat.head.reports.formatting import (
 from xfeat.head.reports.study_text import (
     benefit_text,
     coefficient,
+    differing_classes,
     expected_elsewhere,
     fewer_images,
     figure_rows,
@@ -163,7 +164,11 @@ def page_template(name: str, package: str = "") -> Template:
     environment.filters |= {"percent": percent, "points": points, "number": number}
     environment.filters |= {"hardest": hardest_classes, "listed": listed}
     environment.globals |= {"max_classes": MAX_LISTED, "frequent_confusions": frequent_confusions}
-    environment.globals |= {"figure_rows": figure_rows, "fewer_images": fewer_images}
+    environment.globals |= {
+        "differing_classes": differing_classes,
+        "figure_rows": figure_rows,
+        "fewer_images": fewer_images,
+    }
     environment.filters["range"] = lambda ends: "" if ends is None else interval(ends)
     return environment.get_template(name)
 

@@ -30,7 +30,9 @@ def study_lines(title: str, study: Mapping[str, Any], *, all_in: str) -> list[st
         f"AUC {with_interval(**study['auc'])}",
         *class_lines(study["confusion_matrix"], decided_classes(study), all_in=all_in),
     ]
-    if beside:
+    if beside and not differing_classes(study):
+        lines.append("by the most probable class: the same")
+    elif beside:
         plain = beside["classes"][study["positive"]]
         lines.append(
             f"by the most probable class: accuracy {with_interval(**beside['accuracy'])}, sensitivity of "
@@ -44,7 +46,14 @@ def study_lines(title: str, study: Mapping[str, Any], *, all_in: str) -> list[st
             f"intercept {coefficient(row['intercept'])}",
             benefit_text(curve),
         ]
-    return [*lines, "in brackets, here and below: 95 % confidence intervals by patient"]
+    by = "by patient" if study["patients"] < study["images"] else "by image"
+    return [*lines, f"in brackets, here and below: 95 % confidence intervals {by}"]
+
+
+def differing_classes(study: Mapping[str, Any]) -> list[str]:
+    """Return the classes whose figures by the most probable class differ from those at the threshold."""
+    beside = study["most_probable"]["classes"]
+    return [name for name, row in beside.items() if any(study["classes"][name][key] != row[key] for key in row)]
 
 
 def decided_classes(study: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -32,6 +32,9 @@ PATIENTS = [f"p{number % 96}" for number in range(100)]
         ("<code>--crop 0.1 -o x</code>", "<code>--crop 0.1 -o x</code>"),
         ("<svg><text>97 %</text></svg>", "<svg><text>97 %</text></svg>"),
         ("<script>let a = 5 % b</script>", "<script>let a = 5 % b</script>"),
+        ("on 2026-11-29 17:25", 'on <span class="date">2026-11-29</span> 17:25'),
+        ("ages 40-65 of 70", 'ages <span class="date">40-65</span>~of~70'),
+        ("<bdi>2026-11-29</bdi>, p486-1.jpg, a-1-2", "<bdi>2026-11-29</bdi>, p486-1.jpg, a-1-2"),
         ("no number, no change", "no number, no change"),
     ],
 )

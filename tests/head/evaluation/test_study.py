@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from xfeat.head.evaluation.metrics import classification_metrics
 from xfeat.head.evaluation.study import Cases, decision_curve, log_odds, study
+from xfeat.head.reports.study_text import differing_classes, study_lines
 
 
 def test_net_benefit_is_that_of_dcurves() -> None:
@@ -71,6 +74,19 @@ def test_every_figure_is_at_the_threshold_and_the_most_probable_class_stands_bes
     assert found["auc"]["value"] == pytest.approx(plain["auc"])
     assert (found["most_probable"] is None) == (threshold is None)
     assert (found["decision_curve"] is None) == (classes == 3 and threshold is None)
+
+
+@pytest.mark.parametrize(("threshold", "same"), [(0.5, True), (0.9, False)])
+@pytest.mark.parametrize("each", [1, 2])
+def test_lines_say_where_the_threshold_changes_nothing_and_whose_the_intervals_are(
+    threshold: float, same: bool, each: int
+) -> None:
+    asked = cases(threshold, 2)
+    found = study(replace(asked, patients=np.arange(120) // each))
+    lines = study_lines("test", found, all_in="run.json")
+    assert ("by the most probable class: the same" in lines) == same
+    assert differing_classes(found) == ([] if same else list(asked.class_names))
+    assert lines[-1].endswith("by image" if each == 1 else "by patient")
 
 
 def test_the_curve_is_useful_in_each_range_where_it_is_above_both_others() -> None:
