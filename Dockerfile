@@ -28,12 +28,13 @@ RUN /opt/xfeat/bin/pip install --no-cache-dir --no-deps --require-hashes -r requ
 
 FROM python:3.11-slim AS server
 RUN useradd --system --uid 10001 --no-create-home xfeat
-ENV PATH=/opt/xfeat/bin:$PATH PYTHONUNBUFFERED=1 XSERVE_HOST=0.0.0.0 XSERVE_LOG_FORMAT=json
+ENV PATH=/opt/xfeat/bin:$PATH PYTHONUNBUFFERED=1 XSERVE_HOST=0.0.0.0 XSERVE_LOG_FORMAT=json XSERVE_JSON=1
 USER xfeat
 EXPOSE 8000
-# The image has no curl, and needs none.
-HEALTHCHECK --interval=30s --timeout=5s --start-period=30s CMD ["python", "-c", \
-  "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/v2/health/ready', timeout=4)"]
+# The image has no curl, and needs none. Not urllib, which would ask the proxy of http_proxy for this server.
+HEALTHCHECK --interval=30s --timeout=5s --start-period=30s CMD ["python", "-c", "import http.client, os; \
+  server = http.client.HTTPConnection('127.0.0.1', os.environ.get('XSERVE_PORT', 8000), timeout=4); \
+  server.request('GET', '/v2/health/ready'); exit(server.getresponse().status != 200)"]
 # SIGTERM drains: docker stop -t must be longer than the longest request.
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["xserve", "start"]

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from xfeat.serve.http.limits.bodies import BodyLimits, too_busy
+from xfeat.serve.http.limits.bodies import CLIENT_DISCONNECTED, BodyLimits, too_busy
 from xfeat.serve.http.request_log import log_fields
 from xfeat.serve.inference.predictor import Predictor
 from xfeat.serve.inference.reading import ImageContent
@@ -20,9 +20,6 @@ from xfeat.serve.models.batching import QueueFullError
 from xfeat.serve.models.registry import ModelRegistry, ServedModel
 
 T = TypeVar("T")
-
-# For logs and metrics only, since the client has disconnected. The number is nginx's.
-_CLIENT_DISCONNECTED = 499
 
 
 class Service:
@@ -110,7 +107,7 @@ class Service:
             with contextlib.suppress(asyncio.CancelledError):
                 await result
             if disconnected.done():
-                raise HTTPException(_CLIENT_DISCONNECTED, "the client disconnected")
+                raise HTTPException(CLIENT_DISCONNECTED, "the client disconnected")
             raise HTTPException(504, f"no result within {self.spec.answer_timeout_s:g} seconds")
         finally:
             result.cancel()

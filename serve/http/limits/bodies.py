@@ -18,6 +18,8 @@ from xfeat.serve.specs import MEBIBYTE, ServeSpec
 # For a client that is too slow. Elsewhere the rest of a rejected body is read and discarded, for a limited time: a
 # client that is still sending would see a reset connection instead of the reason.
 _CLOSE = {"Connection": "close"}
+# For logs and metrics only, since the client has disconnected. The number is nginx's.
+CLIENT_DISCONNECTED = 499
 
 
 class BodyLimits:
@@ -104,14 +106,14 @@ class Body:
         """Limit the time for reading the body.
 
         Raises:
-            HTTPException: 408 if the client is too slow, 400 if it has disconnected.
+            HTTPException: 408 if the client is too slow, 499 if it has disconnected.
         """
         limit_s = self._limits.spec.body_timeout_s
         try:
             async with asyncio.timeout(limit_s):
                 yield
         except ClientDisconnect as error:
-            raise HTTPException(400, "the client disconnected") from error
+            raise HTTPException(CLIENT_DISCONNECTED, "the client disconnected") from error
         except TimeoutError as error:
             raise HTTPException(408, f"the request took longer than {limit_s:g} seconds", _CLOSE) from error
 

@@ -104,7 +104,7 @@ def test_the_image_serves_dicom_on_a_read_only_disk(place: Path, write_model) ->
     assert steps["USER"] == "xfeat"
     entry, argument = json.loads(steps["ENTRYPOINT"]), json.loads(steps["CMD"])
     assert argument == ["/models"]
-    command = " ".join([str(program.with_name(entry[0])), *entry[1:], str(models), "--json"])
+    command = " ".join([str(program.with_name(entry[0])), *entry[1:], str(models)])
     if os.geteuid() == 0 and subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode == 0:
         # Where python itself is in a folder of root's, another user could not start it.
         if os.stat(sys.base_prefix).st_mode & 1 and not sys.base_prefix.startswith("/root/"):
@@ -125,6 +125,10 @@ def test_the_image_serves_dicom_on_a_read_only_disk(place: Path, write_model) ->
         assert line, process.communicate()[1]
         with httpx.Client(base_url=json.loads(line)["url"], timeout=60, trust_env=False) as client:
             assert client.get("/v2/health/ready").status_code == 200
+            check = json.loads(steps["HEALTHCHECK"].partition(" CMD ")[2])
+            for port, code in ((str(client.base_url.port), 0), ("1", 1)):  # a proxy, as Docker's settings have it
+                asked = environment | {"XSERVE_PORT": port, "http_proxy": "http://127.0.0.1:9"}
+                assert subprocess.run([program, *check[1:]], env=asked, capture_output=True).returncode == code
             answer = client.post("/predict", files=[("files", ("a.dcm", a_dicom_file()))])
             assert answer.status_code == 200, answer.text
             assert answer.json()["predictions"][0]["label"] in ("covid", "normal", "pneumonia")

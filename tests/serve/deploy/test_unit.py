@@ -56,7 +56,7 @@ def test_the_commands_of_its_comment_install_a_server_with_a_key(tmp_path: Path,
     )
     try:
         assert process.stdout is not None
-        address = re.search(r"http://\S+", process.stdout.readline())
+        address = re.search(r"http://[\d.:]+", process.stdout.readline())
         assert address, process.communicate()[1]
         with httpx.Client(base_url=address[0], timeout=60, trust_env=False) as client:
             assert client.get("/v2/health/ready").status_code == 200

@@ -72,6 +72,17 @@ def test_images_of_a_client_that_has_disconnected_are_not_computed(model, serve_
     assert held.batches == [["blocker.png"], ["later.png"]]
 
 
+@pytest.mark.parametrize("path", ["/predict", "/preview", "/v2/models/model/infer"])
+def test_a_client_that_disconnects_while_it_sends_is_499(client, path):
+    with socket.create_connection((client.base_url.host, client.base_url.port)) as leaving:
+        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: 9\r\n\r\n"
+        leaving.sendall(
+            head.replace("image/png", "application/json" if "v2" in path else "image/png").encode() + b"part"
+        )
+    route = path.replace("/model/", "/{name}/")
+    wait_until(lambda: f'{{route="{route}",status="499"}} 1.0' in client.get("/metrics").text)
+
+
 def set_answer_timeout(client, timeout_s):
     """Set the time limit of requests from now on."""
     client.service.spec = replace(client.service.spec, answer_timeout_s=timeout_s)
