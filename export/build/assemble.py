@@ -13,7 +13,7 @@ from onnxscript import optimizer
 
 from xfeat.export.build.decision import add_decision, remove_decision
 from xfeat.export.build.fused_model import FusedModel
-from xfeat.export.build.graph import Graph
+from xfeat.export.build.graph import Graph, keep
 from xfeat.export.build.opset import lower_opset
 from xfeat.export.build.resize_graph import PLANES, RESIZE_PREFIXES, resize_graph
 from xfeat.export.model.interface import CORE_OUTPUTS, INPUT
@@ -51,14 +51,12 @@ def write_variants(
             _prepend_resize(proto, metadata.feature_spec.preprocess)
             add_decision(proto, metadata)
         else:
-            outputs = [output for output in proto.graph.output if output.name in CORE_OUTPUTS]
-            del proto.graph.output[:]
-            proto.graph.output.extend(outputs)
+            keep(proto.graph.output, lambda output: output.name in CORE_OUTPUTS)
             optimizer.remove_unused_nodes(proto)
         used = {"", *(node.domain for node in proto.graph.node)}
-        opsets = [entry for entry in proto.opset_import if entry.domain in used]
-        del proto.opset_import[:], proto.graph.value_info[:]
-        proto.opset_import.extend(opsets)
+        for entry in [entry for entry in proto.opset_import if entry.domain not in used]:
+            proto.opset_import.remove(entry)
+        del proto.graph.value_info[:]
         proto.graph.name = proto.producer_name = "xfeat"
         proto.producer_version = ""
         onnx.helper.set_model_props(proto, replace(metadata, variant=variant).to_props())

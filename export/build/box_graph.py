@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import onnx
-import onnx.parser
 
+from xfeat.export.build.graph import parse_graph
 from xfeat.featurize.specs import CROP_PARTS, PreprocessSpec
 
 # Sizes are vectors of height and width. Only basic operators, of which every runtime has those for shapes.
@@ -71,4 +71,4 @@ def box_graph(spec: PreprocessSpec) -> onnx.GraphProto:
         half_part=CROP_PARTS // 2,
         box=_BOXES[spec.resize],
     )
-    return onnx.parser.parse_graph(text)
+    return parse_graph(text)

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import onnx
 import onnx.compose
 import onnx.inliner
-import onnx.parser
 import onnx.version_converter
 import torch
 from onnx.external_data_helper import uses_external_data
@@ -17,6 +16,7 @@ from onnxscript import optimizer
 from xfeat.export.build.assemble import EXAMPLES
 from xfeat.export.build.encoder_network import EncoderNetwork, EncoderTail
 from xfeat.export.build.fused_model import Tail
+from xfeat.export.build.graph import keep, parse_graph
 from xfeat.featurize.backbones.encoder_file import EncoderFile
 from xfeat.featurize.engines.conversion import OPSET, to_onnx
 from xfeat.featurize.errors import ModelError
@@ -103,9 +103,7 @@ def compose(network: EncoderNetwork, tail: Tail, preprocess: PreprocessSpec) -> 
 def _normalisation(preprocess: PreprocessSpec, opset: int) -> onnx.ModelProto:
     """Return the graph of :class:`xfeat.featurize.backbones.network.Normalize`, from ``image`` to ``normalised``."""
     mean, std = (", ".join(map(repr, values)) for values in (preprocess.mean, preprocess.std))
-    graph = onnx.parser.parse_graph(_NORMALISATION.format(side=preprocess.size, mean=mean, std=std))
-    for node in graph.node:
-        node.name = node.output[0]
+    graph = parse_graph(_NORMALISATION.format(side=preprocess.size, mean=mean, std=std))
     return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
 
 
@@ -128,10 +126,8 @@ def _read(encoder: EncoderFile, side: int) -> onnx.ModelProto:
     graph, batch = model.graph, encoder.batch or "N"
     model.ir_version = max(model.ir_version, _MIN_IR_VERSION)
     _check_domains(encoder, model)
-    for kept, name in ((graph.input, encoder.input_name), (graph.output, encoder.output_name)):
-        values = [value for value in kept if value.name == name]  # weights may stand among the inputs
-        del kept[:]
-        kept.extend(values)
+    keep(graph.input, lambda value: value.name == encoder.input_name)  # weights may stand among the inputs
+    keep(graph.output, lambda value: value.name == encoder.output_name)
     # Shapes that a file states can be wrong or free: those that count were seen when it ran.
     for value, shape in ((graph.input[0], (3, side, side)), (graph.output[0], _shape_after_batch(encoder))):
         value.CopyFrom(onnx.helper.make_tensor_value_info(value.name, onnx.TensorProto.FLOAT, [batch, *shape]))
@@ -194,9 +190,7 @@ def _check_domains(encoder: EncoderFile, model: onnx.ModelProto) -> None:
             found=", ".join(others),
             fix=_again("without them (they are written by optimisation tools, such as onnxruntime's)"),
         )
-    opsets = [entry for entry in model.opset_import if entry.domain == ""]
-    del model.opset_import[:]
-    model.opset_import.extend(opsets)
+    keep(model.opset_import, lambda entry: entry.domain == "")
 
 
 def _nodes(nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
@@ -226,9 +220,8 @@ def _raised(encoder: EncoderFile, model: onnx.ModelProto) -> onnx.ModelProto:
 def _in_batches(encoder: onnx.ModelProto, batch: int, side: int, rest: tuple[int, ...]) -> onnx.ModelProto:
     """Return a model for any number of images, which an encoder of fixed batch size computes batch by batch."""
     text = _IN_BATCHES.format(batch=batch, side=side, rest=", ".join(map(str, rest)), rank=1 + len(rest))
-    graph = onnx.parser.parse_graph(text)
+    graph = parse_graph(text)
     for node in graph.node:
-        node.name = node.output[0]
         if node.op_type == "Scan":
             node.attribute.append(onnx.helper.make_attribute("body", encoder.graph))
     graph = onnx.compose.add_prefix_graph(graph, "in_batches_")

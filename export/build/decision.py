@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
-from xfeat.export.build.graph import Graph, make_node
+from xfeat.export.build.graph import Graph, keep, make_node
 from xfeat.export.model.interface import DECISION, PROBABILITIES, THRESHOLD, float32_threshold
 from xfeat.export.model.metadata import ModelMetadata
 
@@ -56,8 +56,6 @@ def add_decision(proto: onnx.ModelProto, metadata: ModelMetadata) -> None:
 def remove_decision(proto: onnx.ModelProto) -> None:
     """Remove what :func:`add_decision` added, if it is there."""
     graph = proto.graph
-    for values, name in ((graph.output, DECISION), (graph.input, THRESHOLD)):
-        kept = [value for value in values if value.name != name]
-        del values[:]
-        values.extend(kept)
+    keep(graph.output, lambda value: value.name != DECISION)
+    keep(graph.input, lambda value: value.name != THRESHOLD)
     Graph(proto).replace_nodes([node for node in graph.node if not node.name.startswith((_PREFIX, DECISION))])

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import onnx
+import onnx.parser
 from numpy.typing import NDArray
 
 
@@ -73,6 +74,21 @@ class Graph:
         graph.node.extend(copy.node)
         graph.initializer.extend(copy.initializer)
         self._weights = {tensor.name: tensor for tensor in self.proto.graph.initializer}
+
+
+def keep(entries: Any, wanted: Callable[[Any], bool]) -> None:
+    """Remove the entries of a repeated field that are not wanted."""
+    kept = [entry for entry in entries if wanted(entry)]
+    del entries[:]
+    entries.extend(kept)
+
+
+def parse_graph(text: str) -> onnx.GraphProto:
+    """Return the graph of a text in ONNX's syntax; each node is named after its output."""
+    graph = onnx.parser.parse_graph(text)
+    for node in graph.node:
+        node.name = node.output[0]
+    return graph
 
 
 def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:

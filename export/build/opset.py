@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx
 
-from xfeat.export.build.graph import Graph, attribute, make_node
+from xfeat.export.build.graph import Graph, attribute, keep, make_node
 from xfeat.featurize.engines.conversion import OPSET
 from xfeat.featurize.errors import SpecError
 
@@ -28,9 +28,7 @@ def lower_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     for node in graph.nodes:
         nodes += _mean(graph, node) if node.op_type == "ReduceMean" else [node]
         if node.op_type == "Reshape":
-            others = [each for each in node.attribute if each.name != "allowzero"]
-            del node.attribute[:]
-            node.attribute.extend(others)
+            keep(node.attribute, lambda each: each.name != "allowzero")
     graph.replace_nodes(nodes)
     model.opset_import[0].version = opset
     model.ir_version = 7  # the version of runtimes for opset 13

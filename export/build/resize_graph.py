@@ -6,11 +6,13 @@ weights computed from the image's height and width need only operators that ever
 
 from __future__ import annotations
 
+from functools import partial
+
 import onnx
 import onnx.compose
-import onnx.parser
 
 from xfeat.export.build.box_graph import box_graph
+from xfeat.export.build.graph import parse_graph
 from xfeat.export.model.interface import INPUT
 from xfeat.featurize.specs import PreprocessSpec
 
@@ -149,16 +151,11 @@ def resize_graph(spec: PreprocessSpec) -> onnx.GraphProto:
     N, H and W are free, S is the spec's size. Where the spec cuts nothing off, images of S × S pixels keep every pixel;
     where it does, :func:`xfeat.export.build.box_graph.box_graph` says how such images are passed.
     """
-    resize = _with_prefix(_resize(spec.size, spec.interpolation), _RESIZE)
+    prefixed = partial(onnx.compose.add_prefix_graph, rename_inputs=False, rename_outputs=False)
+    resize = prefixed(_resize(spec.size, spec.interpolation), _RESIZE)
     if not spec.cuts:
         return resize
-    return onnx.compose.merge_graphs(_with_prefix(box_graph(spec), _BOX), resize, [("picture", INPUT)])
-
-
-def _with_prefix(graph: onnx.GraphProto, prefix: str) -> onnx.GraphProto:
-    for node in graph.node:
-        node.name = node.output[0]
-    return onnx.compose.add_prefix_graph(graph, prefix, rename_inputs=False, rename_outputs=False)
+    return onnx.compose.merge_graphs(prefixed(box_graph(spec), _BOX), resize, [("picture", INPUT)])
 
 
 def _resize(side: int, interpolation: str) -> onnx.GraphProto:
@@ -192,4 +189,4 @@ def _resize(side: int, interpolation: str) -> onnx.GraphProto:
         bicubic_constants=" float two_pixels = {2}, float white = {255.5}," if bicubic else "",
         body="".join(body),
     )
-    return onnx.parser.parse_graph(text)
+    return parse_graph(text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
-from xfeat.export.build.graph import Graph, attribute, make_node
+from xfeat.export.build.graph import Graph, attribute, keep, make_node
 from xfeat.export.model.interface import INPUT
 from xfeat.export.quantization.equalization import CENTRED, common_mean
 
@@ -50,6 +50,5 @@ def _read_blocks(graph: Graph, first: onnx.NodeProto) -> None:
     padded = np.pad(levels, ((0, 0), (0, 0), (0, 1), (0, 1)))
     blocks = padded.reshape(outputs, channels, 2, 2, 2, 2).transpose(0, 3, 5, 1, 2, 4)
     graph.set_weight(name, np.ascontiguousarray(blocks.reshape(outputs, 4 * channels, 2, 2)))
-    kept = [each for each in first.attribute if each.name not in ("strides", "kernel_shape")]
-    del first.attribute[:]
-    first.attribute.extend([*kept, onnx.helper.make_attribute("kernel_shape", [2, 2])])
+    keep(first.attribute, lambda each: each.name not in ("strides", "kernel_shape"))
+    first.attribute.append(onnx.helper.make_attribute("kernel_shape", [2, 2]))
