@@ -134,8 +134,8 @@ def reading(path: Path) -> AbstractContextManager[None]:
     Raises:
         DataError: for each of them.
     """
-    kinds = arrow().ArrowException, OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, KeyError
-    return translating("the table cannot be read", *kinds, path=path, fix=_CHECK)
+    kinds = OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error
+    return translating("the table cannot be read", arrow().ArrowException, *kinds, path=path, fix=_CHECK)
 
 
 def _parsed_note(path: Path, text: str | bytes | None) -> Note | None:

@@ -150,6 +150,19 @@ def arrays(**values: Any) -> Callable[[Path], Path]:
     return write
 
 
+def flagged(at: int, value: int) -> Callable[[Path], Path]:
+    """Write arrays whose last one has another byte in the list of the archive."""
+
+    def write(folder: Path) -> Path:
+        file = arrays(X=X, y=np.zeros(3))(folder)
+        content = bytearray(file.read_bytes())
+        content[content.rfind(b"PK\1\2") + at] = value
+        file.write_bytes(content)
+        return file
+
+    return write
+
+
 def text(content: str, encoding: str = "utf-8") -> Callable[[Path], Path]:
     def write(folder: Path) -> Path:
         (folder / "x.csv").write_bytes(content.encode(encoding))
@@ -244,6 +257,9 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "columns in Fortran's order": (arrays(X=np.asfortranarray(np.ones((3, 2))), y=np.zeros(3)), "stored by columns"),
     "no parquet": (lambda folder: text("PAR1 no")(folder).rename(folder / "x.parquet"), "cannot be read"),
     "no zip": (lambda folder: text("abc")(folder).rename(folder / "x.npz"), "cannot be read"),
+    "a zip of a later version": (flagged(6, 110), "cannot be read"),
+    "an encrypted zip": (flagged(8, 1), "cannot be read"),
+    "another compression": (flagged(10, 99), "cannot be read"),
     "no such file": (lambda folder: folder / "none.csv", "No such file"),
     "another suffix": (lambda folder: folder / "x.txt", "unknown kind of table"),
 }
