@@ -66,7 +66,7 @@ def build_heatmap(
     for keyword in ("PatientOrientation", "Laterality"):
         setattr(capture, keyword, "")
     for keyword in _OF_THE_PIXELS:
-        if keyword in source.header:
+        if source.header.get(keyword):  # an empty tag is an absent one
             capture[keyword] = source.header[keyword]
     capture.DerivationDescription = f"Heatmap of {long_string(prediction.label)} over the image. {RESEARCH_USE}"
     capture.SourceImageSequence = [_reference(source)]

@@ -66,6 +66,7 @@ SOURCES: dict[str, Callable[[], bytes]] = {
     "orientation and lossy": lambda: to_bytes(
         radiograph(PatientOrientation=["L", "F"], LossyImageCompression="01", LossyImageCompressionRatio=12)
     ),
+    "an empty aspect ratio": lambda: to_bytes(radiograph(PixelAspectRatio="", LossyImageCompressionRatio="")),
     "private tags": lambda: to_bytes(_private()),
 }
 
