@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -179,7 +178,7 @@ def quantize(
         model: the full float32 model.
         output: the model to write; by default MODEL.int8.onnx or MODEL.fp16.onnx.
         run: of the model; by default that of its name in ``runs``.
-        progress: called in each stage.
+        progress: called as the nodes of an EfficientNet are quantised.
 
     Returns:
         What was written, and the scores before and after.
@@ -196,11 +195,7 @@ def quantize(
     if run is None:
         run = find_run(metadata.run, metadata.head_sha256, runs=Path(DEFAULT_RUNS), near=model.absolute())
     target = _path(output) or model.with_suffix(".fp16.onnx" if spec.precision == "float16" else ".int8.onnx")
-
-    def stage(what: str) -> AbstractContextManager[Callable[[int, int], None]]:
-        return nullcontext(steps_of(progress, what) or (lambda done, total: None))
-
-    return quantize_model(model, as_run(run), target, spec, stage)
+    return quantize_model(model, as_run(run), target, spec, steps_of(progress, "quantising"))
 
 
 @keyword_settings(spec=BenchSpec)

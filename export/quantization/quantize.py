@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -47,9 +46,6 @@ _GATE_FACTS = (
     *("images", "before", "after", "mean_difference", "max_difference", "decided_differently"),
     *("attempts", "familiar"),
 )
-
-Stage = Callable[[str], AbstractContextManager[Progress]]
-"""Opens the progress of a stage, by its name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +89,7 @@ class Quantized:
 
 
 def quantize_model(
-    path: Path, run: Run, output: Path, spec: QuantizeSpec, stage: Stage = lambda what: nullcontext(lambda *_: None)
+    path: Path, run: Run, output: Path, spec: QuantizeSpec, progress: Progress | None = None
 ) -> Quantized:
     """Write a smaller model with its core form and certificate, if its loss on validation images is within the gate.
 
@@ -106,7 +102,7 @@ def quantize_model(
         run: its training images calibrate, its validation images decide.
         output: the model to write; ``.core.onnx`` and ``.certificate.json`` go next to it.
         spec: precision, gate and calibration.
-        stage: opens the progress of each stage.
+        progress: called with the nodes of an EfficientNet that are quantised, and their number, in each attempt.
 
     Raises:
         ModelError: if ``path`` is not a full float32 model, or has an encoder that cannot be quantised.
@@ -128,7 +124,7 @@ def quantize_model(
     measured = partial(measure_model, pixels=images.pixels, labels=labels, metadata=metadata)
     before = measured("float32", traced, ())
     attempts: list[Candidate] = []
-    for model in _models(traced, run, spec, stage):
+    for model in _models(traced, run, spec, progress):
         attempts.append(measured(*model))
         for line in attempts_table(attempts[-1:], before.scores).splitlines():
             logger.info("%s", line)
@@ -196,7 +192,7 @@ def _check_model(metadata: ModelMetadata, path: Path, run: Run) -> None:
 
 
 def _models(
-    traced: onnx.ModelProto, run: Run, spec: QuantizeSpec, stage: Stage
+    traced: onnx.ModelProto, run: Run, spec: QuantizeSpec, progress: Progress | None
 ) -> Iterator[tuple[str, onnx.ModelProto, tuple[str, ...]]]:
     """Yield the models to try, in order: a name, the model, its convolutions in float32."""
     if spec.precision == "float16":
@@ -205,15 +201,12 @@ def _models(
     calibration, _ = labelled_images(run, "train", spec.data, spec.calibration_images)
     if is_composed(traced):
         for name, ranges in RANGES.items():
-            with stage("quantising"):
-                quantized = quantize_encoder(traced, calibration.pixels, ranges)
-            yield name, quantized, ()
+            yield name, quantize_encoder(traced, calibration.pixels, ranges), ()
         return
     prepared = prepare(traced, calibration.pixels, run.feature_spec.preprocess)
     attempts = {"all layers in 8 bits": (), "stem and first block in float32": prepared.first_block}
     for name, float_layers in attempts.items():
-        with stage("quantising") as progress:
-            layers = quantize_backbone(prepared, float_layers, progress)
+        layers = quantize_backbone(prepared, float_layers, progress)
         yield name, write_int8(prepared, layers), float_layers
 
 
