@@ -17,12 +17,12 @@ from xfeat.featurize.errors import DataError, MismatchError, RunError, XfeatErro
 from xfeat.featurize.text import listed
 from xfeat.head.data.pooling import pooled
 from xfeat.head.data.rows import collected, labelled_blocks
-from xfeat.head.evaluation.clustered import interval_of_difference
-from xfeat.head.evaluation.intervals import difference_interval
+from xfeat.head.evaluation.clustered import Figure, interval_of_difference
+from xfeat.head.evaluation.intervals import wilson
 from xfeat.head.evaluation.metrics import Metrics, classification_metrics
 from xfeat.head.evaluation.operating_point import OperatingPoint, threshold_metrics
 from xfeat.head.evaluation.predictions import Predictions
-from xfeat.head.evaluation.study import Figure, Study, cases_of, study
+from xfeat.head.evaluation.study import Study, cases_of, study
 from xfeat.head.evaluation.subgroups import Bins, check_bins, subgroup_figures
 from xfeat.head.runs.inputs import open_cache_of
 from xfeat.head.runs.reader import Run
@@ -114,8 +114,7 @@ def _difference(first: Figure, second: Figure) -> Figure:
         return Figure(value=None, interval=None)
     if ends is None or others is None:
         return Figure(value=one - other, interval=None)
-    interval = interval_of_difference(one, (ends[0], ends[1]), other, (others[0], others[1]))
-    return Figure(value=one - other, interval=interval)
+    return Figure(value=one - other, interval=interval_of_difference(one, ends, other, others))
 
 
 def evaluate_run(run: Run, cache: FeatureCache, *, bins: Bins | None = None) -> Evaluation:
@@ -190,11 +189,11 @@ def _no_common_class(run: Run, class_names: Sequence[str], path: Path) -> DataEr
 
 def drop_between(internal: Metrics, external: Metrics) -> dict[str, Any]:
     """Return internal minus external ``accuracy`` (with a confidence interval), ``balanced_accuracy`` and ``auc``."""
-    counts = [(round(part["accuracy"] * part["images"]), part["images"]) for part in (internal, external)]
+    ends = [(part["accuracy"], wilson(part["accuracy"], part["images"])) for part in (internal, external)]
     auc, other_auc = internal["auc"], external["auc"]
     return {
         "accuracy": internal["accuracy"] - external["accuracy"],
-        "accuracy_interval": difference_interval(*counts[0], *counts[1]),
+        "accuracy_interval": interval_of_difference(*ends[0], *ends[1]),
         "balanced_accuracy": internal["balanced_accuracy"] - external["balanced_accuracy"],
         "auc": None if auc is None or other_auc is None else auc - other_auc,
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,8 +15,8 @@ from xfeat.featurize.text import listed
 from xfeat.head.crossval.out_of_fold import OutOfFold
 from xfeat.head.crossval.training import Fold
 from xfeat.head.data.splits import fewest_groups
-from xfeat.head.evaluation.clustered import Estimate, difference, mean_of
-from xfeat.head.evaluation.study import Cases, accuracy_of, one_versus_rest
+from xfeat.head.evaluation.clustered import difference
+from xfeat.head.evaluation.study import Cases, figures_among
 from xfeat.head.training.ensemble import shares_of
 
 MOST_SOURCES = 30
@@ -199,9 +199,9 @@ def elsewhere(
 
 
 def _figures(home: Cases, away: Cases, among: NDArray[np.bool_]) -> dict[str, Any]:
-    measured = {}
-    for name, figure in _measures(home).items():
-        first, second = figure(home, among), figure(away, among)
+    measured, ordinary, elsewhere = {}, figures_among(home, among), figures_among(away, among)
+    for name in dict.fromkeys(("accuracy", *home.measures)):
+        first, second = ordinary[name], elsewhere[name]
         drop = None if first.value is None or second.value is None else first.value - second.value
         measured[name] = {
             "ordinary": first.to_dict(),
@@ -209,19 +209,3 @@ def _figures(home: Cases, away: Cases, among: NDArray[np.bool_]) -> dict[str, An
             "drop": {"value": drop, "interval": difference(first, second)},
         }
     return measured
-
-
-def _measures(cases: Cases) -> dict[str, Callable[[Cases, NDArray[np.bool_]], Estimate]]:
-    code = cases.studied
-    found: dict[str, Callable[[Cases, NDArray[np.bool_]], Estimate]] = {
-        "accuracy": lambda one, among: accuracy_of(one, one.decisions, among)
-    }
-    if code is None:
-        classes = range(len(cases.class_names))
-        found["auc"] = lambda one, among: mean_of(
-            [one_versus_rest(one, number, one.decisions, among)["auc"] for number in classes]
-        )
-    else:
-        for name in ("sensitivity", "specificity", "auc"):
-            found[name] = lambda one, among, name=name: one_versus_rest(one, code, one.decisions, among)[name]  # type: ignore[misc]
-    return found

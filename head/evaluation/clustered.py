@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,13 @@ from numpy.typing import NDArray
 from xfeat.head.evaluation.intervals import Interval, Z, wilson
 
 _STEPS = 50  # of Newton's method, which needs about six
+
+
+class Figure(TypedDict):
+    """An estimate and its 95 % interval; both are ``None`` where they are undefined."""
+
+    value: float | None
+    interval: Interval | None
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,7 @@ class Estimate:
     influence: NDArray[np.float64]
     limits: Callable[[float], Interval | None]
 
-    def to_dict(self) -> dict[str, float | Interval | None]:
+    def to_dict(self) -> Figure:
         """Return ``value`` and the 95 % ``interval``."""
         return {"value": self.value, "interval": self.limits(Z)}
 
@@ -105,17 +112,22 @@ def auc_of(
         sums = np.bincount(patients[part], weights=(above[part] - value) / number, minlength=size)
         parts.append(_corrected(sums, counts[-1]))
     influence = parts[0] + parts[1]
-    error = math.sqrt((influence**2).sum())
 
     def limits(z: float) -> Interval | None:
         if min(counts) < 2:
             return None
-        if not 0 < value < 1 or not error:
-            return newcombe(value, counts[0], counts[1], z)
-        middle, half = math.log(value / (1 - value)), z * error / (value * (1 - value))
-        return _expit(middle - half), _expit(middle + half)
+        return _limits_in_logits(value, influence, z) or newcombe(value, counts[0], counts[1], z)
 
     return Estimate(value, influence, limits)
+
+
+def _limits_in_logits(value: float, influence: NDArray[np.float64], z: float) -> Interval | None:
+    """Return an interval that is symmetric in logits, or ``None`` where it has no width."""
+    error = _error(influence)
+    if not 0 < value < 1 or not error:
+        return None
+    middle, half = math.log(value / (1 - value)), z * error / (value * (1 - value))
+    return _expit(middle - half), _expit(middle + half)
 
 
 def newcombe(area: float, positives: int, negatives: int, z: float) -> Interval:
@@ -140,24 +152,13 @@ def newcombe(area: float, positives: int, negatives: int, z: float) -> Interval:
     return ends[0], ends[1]
 
 
-@dataclass(frozen=True)
-class CalibrationFit:
-    """How predicted probabilities relate to what happened.
-
-    Attributes:
-        slope: 1 is right; below 1, high probabilities are too high and low ones too low.
-        intercept: in log-odds, with a slope of 1; 0 is right, above 0 probabilities are too low on the whole.
-    """
-
-    slope: Estimate
-    intercept: Estimate
-
-
 def calibration_of(
     positive: NDArray[np.bool_], log_odds: NDArray[np.float64], patients: NDArray[np.int64], size: int
-) -> CalibrationFit:
-    """Fit the calibration slope and intercept by logistic regression of the truth on predicted log-odds (n,).
+) -> dict[str, Estimate]:
+    """Fit the calibration ``slope`` and ``intercept`` by logistic regression of the truth on predicted log-odds (n,).
 
+    A slope of 1 is right; below 1, high probabilities are too high and low ones too low. The intercept is in log-odds,
+    with a slope of 1; 0 is right, above 0 probabilities are too low on the whole.
     Both are undefined if one class is absent, and the slope if a threshold divides the classes without a mistake.
     ``patients`` int64 (n,) are numbers below ``size``.
 
@@ -167,12 +168,12 @@ def calibration_of(
     """
     ones, nothing = np.ones_like(log_odds), undefined(size)
     if positive.all() or not positive.any():
-        return CalibrationFit(nothing, nothing)
+        return {"slope": nothing, "intercept": nothing}
     truth = positive.astype(np.float64)
     intercept = _logistic(ones[:, None], truth, log_odds, patients, size)[0]
     separated = log_odds[positive].min() >= log_odds[~positive].max() or log_odds.min() == log_odds.max()
     slope = nothing if separated else _logistic(np.stack([ones, log_odds], 1), truth, 0 * ones, patients, size)[1]
-    return CalibrationFit(slope, intercept)
+    return {"slope": slope, "intercept": intercept}
 
 
 def _logistic(
@@ -211,7 +212,7 @@ def _logistic(
 
 def _wald(value: float, sums: NDArray[Any], seen: int) -> Estimate:
     influence = _corrected(sums, seen)
-    error = math.sqrt((influence**2).sum())
+    error = _error(influence)
     return Estimate(value, influence, lambda z: (value - z * error, value + z * error) if seen > 1 else None)
 
 
@@ -223,18 +224,13 @@ def mean_of(estimates: list[Estimate]) -> Estimate:
     if all(each is estimates[0] for each in estimates):
         return estimates[0]
     value, influence = float(np.mean(values)), np.mean([each.influence for each in estimates], axis=0)
-    error = math.sqrt((influence**2).sum())
 
     def limits(z: float) -> Interval | None:
-        ends = [each.limits(z) for each in estimates]
-        if any(each is None for each in ends):
+        ends = [found for each in estimates if (found := each.limits(z))]
+        if len(ends) < len(estimates):
             return None
-        if not 0 < value < 1 or not error:
-            return float(np.mean([each[0] for each in ends if each])), float(
-                np.mean([each[1] for each in ends if each])
-            )
-        middle, half = math.log(value / (1 - value)), z * error / (value * (1 - value))
-        return _expit(middle - half), _expit(middle + half)
+        low, high = np.mean(ends, axis=0).tolist()
+        return _limits_in_logits(value, influence, z) or (low, high)
 
     return Estimate(value, influence, limits)
 
@@ -252,7 +248,7 @@ def difference(first: Estimate, second: Estimate, z: float = Z, *, paired: bool 
     if first.value is None or second.value is None or ends is None or others is None:
         return None
     correlation = 0.0
-    if paired and (scale := math.sqrt((first.influence**2).sum() * (second.influence**2).sum())):
+    if paired and (scale := _error(first.influence) * _error(second.influence)):
         correlation = float(np.clip((first.influence * second.influence).sum() / scale, -1, 1))
 
     return interval_of_difference(first.value, ends, second.value, others, correlation)
@@ -272,6 +268,11 @@ def interval_of_difference(
         return math.sqrt(max(0.0, one * one + other * other - 2 * correlation * one * other))
 
     return apart - reach(first - ends[0], others[1] - second), apart + reach(ends[1] - first, second - others[0])
+
+
+def _error(influence: NDArray[np.float64]) -> float:
+    """Return the standard error."""
+    return math.sqrt((influence**2).sum())
 
 
 def _corrected(sums: NDArray[Any], patients: int) -> NDArray[np.float64]:

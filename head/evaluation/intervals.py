@@ -88,19 +88,3 @@ def grouped_interval(values: NDArray[np.floating], groups: NDArray[Any], *, seed
     means = np.concatenate([sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1) for drawn in batches])
     low, high = np.quantile(means, ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
     return float(low), float(high)
-
-
-def difference_interval(successes: int, trials: int, other_successes: int, other_trials: int) -> Interval:
-    """Return the 95 % interval of the difference of two independent proportions, each with at least one trial.
-
-    Source:
-        Newcombe, "Interval estimation for the difference between independent proportions", 1998, method 10.
-    """
-    first, second = successes / trials, other_successes / other_trials
-    low, high = wilson_interval(successes, trials) or (0.0, 1.0)
-    other_low, other_high = wilson_interval(other_successes, other_trials) or (0.0, 1.0)
-    difference = first - second
-    return (
-        difference - math.hypot(first - low, other_high - second),
-        difference + math.hypot(high - first, second - other_low),
-    )

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from xfeat.featurize.errors import DataError
 from xfeat.featurize.text import listed
 from xfeat.featurize.typed_json import check_types
-from xfeat.head.evaluation.clustered import Estimate, proportion_of
-from xfeat.head.evaluation.intervals import ratio_interval, wilson_interval
+from xfeat.head.evaluation.clustered import Estimate, Figure, proportion_of
+from xfeat.head.evaluation.intervals import Z, ratio_interval
 from xfeat.head.evaluation.metrics import confusion_counts
 from xfeat.head.evaluation.predictions import Predictions
 from xfeat.head.specs import TargetSpec
@@ -24,13 +24,6 @@ PREVALENCES = (0.001, 0.01, 0.05, 0.1, 0.2, 0.5)
 VALIDATION, OUT_OF_FOLD, GIVEN = "the validation images", "out-of-fold predictions of all images", "a given number"
 
 
-class Proportion(TypedDict):
-    """A proportion and its Wilson interval; both are ``None`` without trials."""
-
-    value: float | None
-    interval: tuple[float, float] | None
-
-
 class ThresholdMetrics(TypedDict):
     """What a threshold does to the images of a split: the four confusion counts, and four proportions."""
 
@@ -38,10 +31,10 @@ class ThresholdMetrics(TypedDict):
     false_negative: int
     false_positive: int
     true_negative: int
-    sensitivity: Proportion
-    specificity: Proportion
-    ppv: Proportion
-    npv: Proportion
+    sensitivity: Figure
+    specificity: Figure
+    ppv: Figure
+    npv: Figure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,8 +150,7 @@ def positives_needed(target: float) -> int | None:
     if target >= 1:
         return None
     # If all n are found, the lower end is n / (n + z²).
-    squared = 1.959963984540054**2
-    return math.ceil(squared * target / (1 - target) - 1e-9)
+    return math.ceil(Z**2 * target / (1 - target) - 1e-9)
 
 
 def choose_operating_point(
@@ -259,18 +251,16 @@ def threshold_metrics(
         patients: int64 (n,), from 0 without gaps, for intervals by patient; by default each row is on its own.
     """
     called = np.asarray(scores) >= threshold
-    counts = confusion_counts(positive, called)
-    if patients is None:
-        rates = {name: proportion(*pair) for name, pair in counts.rates.items()}
-    else:
-        rates = {
-            name: cast(Proportion, found.to_dict()) for name, found in rates_of(positive, called, patients).items()
-        }
-    return cast(ThresholdMetrics, {**counts._asdict(), **rates})
+    rates = rates_of(positive, called, np.arange(len(called)) if patients is None else patients)
+    figures = {name: found.to_dict() for name, found in rates.items()}
+    return cast(ThresholdMetrics, {**confusion_counts(positive, called)._asdict(), **figures})
 
 
 def rates_of(
-    positive: NDArray[np.bool_], called: NDArray[np.bool_], patients: NDArray[np.int64]
+    positive: NDArray[np.bool_],
+    called: NDArray[np.bool_],
+    patients: NDArray[np.int64],
+    among: NDArray[np.bool_] | bool = True,
 ) -> dict[str, Estimate]:
     """Estimate ``sensitivity``, ``specificity``, ``ppv`` and ``npv`` of decisions, with intervals by patient.
 
@@ -278,18 +268,14 @@ def rates_of(
         positive: bool (n,), the truth.
         called: bool (n,), the decisions.
         patients: int64 (n,), from 0 without gaps.
+        among: bool (n,), the images that count.
     """
     return {
-        "sensitivity": proportion_of(called, positive, patients),
-        "specificity": proportion_of(~called, ~positive, patients),
-        "ppv": proportion_of(positive, called, patients),
-        "npv": proportion_of(~positive, ~called, patients),
+        "sensitivity": proportion_of(called, positive & among, patients),
+        "specificity": proportion_of(~called, ~positive & among, patients),
+        "ppv": proportion_of(positive, called & among, patients),
+        "npv": proportion_of(~positive, ~called & among, patients),
     }
-
-
-def proportion(successes: int, trials: int) -> Proportion:
-    """Measure a proportion."""
-    return {"value": successes / trials if trials else None, "interval": wilson_interval(successes, trials)}
 
 
 def predictive_values(
@@ -297,8 +283,8 @@ def predictive_values(
 ) -> dict[str, Any]:
     """Return PPV and NPV and their 95 % intervals at a prevalence, which is taken as exact, by Bayes' rule.
 
-    ``sensitivity`` and ``specificity`` are from :func:`proportion`; the intervals follow from theirs. Each value is
-    ``None`` where it is undefined.
+    ``sensitivity`` and ``specificity`` have a ``value`` and an ``interval``; the intervals follow from theirs. Each
+    value is ``None`` where it is undefined.
     """
     found: dict[str, Any] = {"ppv": None, "npv": None, "ppv_interval": None, "npv_interval": None}
     if sensitivity["value"] is None or specificity["value"] is None:

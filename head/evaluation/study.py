@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, NotRequired, TypedDict, cast
@@ -10,7 +9,7 @@ from typing import Any, NotRequired, TypedDict, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from xfeat.head.evaluation.clustered import Estimate, auc_of, calibration_of, mean_of, proportion_of
+from xfeat.head.evaluation.clustered import Estimate, Figure, auc_of, calibration_of, mean_of, proportion_of
 from xfeat.head.evaluation.metrics import confusion_matrix
 from xfeat.head.evaluation.operating_point import rates_of
 from xfeat.head.evaluation.predictions import Predictions, decide, logarithms
@@ -19,13 +18,6 @@ from xfeat.head.evaluation.predictions import Predictions, decide, logarithms
 _MOST_CALIBRATED = 10
 # Where a decision curve is drawn: at which probability somebody would act.
 BENEFIT_THRESHOLDS = tuple(round(0.01 * step, 2) for step in range(1, 100))
-
-
-class Figure(TypedDict):
-    """An estimate and its 95 % interval; both are ``None`` where they are undefined."""
-
-    value: float | None
-    interval: Sequence[float] | None
 
 
 class ClassFigures(TypedDict):
@@ -91,6 +83,11 @@ class Cases:
         """The class whose sensitivity is reported: the positive one, else the first of two; of more, ``None``."""
         return 0 if self.positive is None and len(self.class_names) == 2 else self.positive
 
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """The figures that parts of the images are compared by."""
+        return ("accuracy", "auc") if self.studied is None else ("sensitivity", "specificity", "auc")
+
 
 def cases_of(predictions: Predictions, class_names: tuple[str, ...]) -> Cases:
     """Return the cases of predictions, with their temperature and threshold."""
@@ -133,14 +130,13 @@ def study(cases: Cases) -> Study:
 
 
 def _most_probable(cases: Cases, everyone: NDArray[np.bool_]) -> dict[str, Any]:
-    plain = replace(cases, positive=None, threshold=None)
-    decisions = plain.decisions
+    decisions = replace(cases, positive=None, threshold=None).decisions
     rates = {
         name: rates_of(cases.labels == code, decisions == code, cases.patients)
         for code, name in enumerate(cases.class_names)
     }
     return {
-        "accuracy": accuracy_of(plain, decisions, everyone).to_dict(),
+        "accuracy": accuracy_of(cases, decisions, everyone).to_dict(),
         "classes": {name: {key: found.to_dict() for key, found in row.items()} for name, row in rates.items()},
     }
 
@@ -148,6 +144,25 @@ def _most_probable(cases: Cases, everyone: NDArray[np.bool_]) -> dict[str, Any]:
 def accuracy_of(cases: Cases, decisions: NDArray[np.int64], among: NDArray[np.bool_]) -> Estimate:
     """Estimate the share of right decisions ``among`` some images, bool (n,)."""
     return proportion_of(decisions == cases.labels, among, cases.patients)
+
+
+def figures_among(cases: Cases, among: NDArray[np.bool_]) -> dict[str, Estimate]:
+    """Estimate what parts of the images are compared by.
+
+    It is the ``accuracy``, and the ``sensitivity``, ``specificity``, ``auc``, ``slope`` and ``intercept`` of the studied
+    class; without one it is the mean ``auc``.
+
+    Args:
+        cases: all images; every estimate has an influence for each of their patients.
+        among: bool (n,), the images that are measured.
+    """
+    decisions, classes = cases.decisions, range(len(cases.class_names))
+    accuracy = accuracy_of(cases, decisions, among)
+    if cases.studied is not None:
+        found = one_versus_rest(cases, cases.studied, decisions, among)
+        return {"accuracy": accuracy, **{name: found[name] for name in (*cases.measures, "slope", "intercept")}}
+    areas = [one_versus_rest(cases, code, decisions, among)["auc"] for code in classes]
+    return {"accuracy": accuracy, "auc": mean_of(areas)}
 
 
 def one_versus_rest(
@@ -163,17 +178,11 @@ def one_versus_rest(
     """
     positive, called = cases.labels == code, decisions == code
     count = int(cases.patients.max(initial=-1)) + 1
-    rates = {
-        "sensitivity": proportion_of(called, positive & among, cases.patients),
-        "specificity": proportion_of(~called, ~positive & among, cases.patients),
-        "ppv": proportion_of(positive, called & among, cases.patients),
-        "npv": proportion_of(~positive, ~called & among, cases.patients),
-        "auc": auc_of(positive[among], cases.probabilities[among, code], cases.patients[among], count),
-    }
+    rates = rates_of(positive, called, cases.patients, among)
+    rates["auc"] = auc_of(positive[among], cases.probabilities[among, code], cases.patients[among], count)
     if len(cases.class_names) <= _MOST_CALIBRATED or code == cases.positive:
         odds = log_odds(cases.probabilities[among], code)
-        calibration = calibration_of(positive[among], odds, cases.patients[among], count)
-        rates |= {"slope": calibration.slope, "intercept": calibration.intercept}
+        rates |= calibration_of(positive[among], odds, cases.patients[among], count)
     return rates
 
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from xfeat.featurize.cache.extra import ExtraColumn
 from xfeat.featurize.specs import require
 from xfeat.featurize.text import listed
-from xfeat.head.evaluation.clustered import Estimate, difference, mean_of
-from xfeat.head.evaluation.study import Cases, accuracy_of, one_versus_rest
+from xfeat.head.evaluation.clustered import Estimate, difference
+from xfeat.head.evaluation.study import Cases, figures_among
 
 Bins = Mapping[str, Sequence[float]]
 """Column to the upper ends of its bins; numbers above the last one have a bin of their own."""
@@ -25,6 +25,7 @@ MOST_VALUES = 12
 FEW_PATIENTS = 10
 _MOST_PLAIN_NUMBERS = 5  # a number with no more values is taken as it is, as codes and stages are
 _SIGNIFICANCE = 0.05
+_SINGLE_CLASS = "each value has images of one class only: it cannot be told apart from the class"
 
 
 def check_bins(bins: Bins | None, columns: Mapping[str, ExtraColumn]) -> None:
@@ -72,7 +73,7 @@ def divided(column: ExtraColumn, rows: NDArray[np.int64], bins: Sequence[float] 
     else:
         order = np.argsort(-counts, kind="stable")
         shown = order if len(found) <= MOST_VALUES else order[: MOST_VALUES - 1]
-        shown = shown[np.argsort(_sort_keys(column, found[shown]))]
+        shown = shown[np.argsort(found[shown].astype(float if column.kind == "number" else str))]
         place_of = np.full(len(found), len(shown))
         place_of[shown] = np.arange(len(shown))
         names, codes[known] = [str(found[place]) for place in shown], place_of[places]
@@ -89,10 +90,6 @@ def divided(column: ExtraColumn, rows: NDArray[np.int64], bins: Sequence[float] 
 
 def _undivided(count: int, note: str) -> Values:
     return Values([], np.full(count, -1), 0, f"not divided: {note}")
-
-
-def _sort_keys(column: ExtraColumn, texts: NDArray[np.str_]) -> Any:
-    return texts.astype(float) if column.kind == "number" else texts
 
 
 def _quantiles(
@@ -131,16 +128,12 @@ def subgroup_figures(
         95 % ``interval``, whether it is ``more_than_chance`` after Bonferroni's correction for all comparisons, and how
         many other pairs of values are.
     """
-    decisions, parts = cases.decisions, {}
+    parts = {}
     for name, column in columns.items():
         values = divided(column, rows, (bins or {}).get(name))
-        parts[name] = (
-            column,
-            values,
-            [_cell(cases, decisions, values.codes == code) for code in range(len(values.names))],
-        )
+        parts[name] = column, values, [_cell(cases, values.codes == code) for code in range(len(values.names))]
     pairs = {
-        name: {figure: _pairs(cells[: values.compared], figure) for figure in _figures(cases)}
+        name: {figure: _pairs(cells[: values.compared], figure) for figure in cases.measures}
         for name, (_, values, cells) in parts.items()
     }
     comparisons = sum(len(found) for each in pairs.values() for found in each.values())
@@ -151,7 +144,7 @@ def subgroup_figures(
         "columns": {
             name: {
                 "kind": column.kind,
-                "note": _with_single_class(values, cells),
+                "note": "; ".join(filter(None, [values.note, _SINGLE_CLASS if _is_class(values, cells) else ""])),
                 "same_as_class": _is_class(values, cells),
                 "values": [{"value": text, **cell.to_dict()} for text, cell in zip(values.names, cells, strict=True)],
                 "gaps": {
@@ -179,25 +172,17 @@ class _Cell:
         return {**counts, **{name: found.to_dict() for name, found in self.estimates.items()}}
 
 
-def _figures(cases: Cases) -> tuple[str, ...]:
-    return ("accuracy", "auc") if cases.studied is None else ("sensitivity", "specificity", "auc")
-
-
-def _cell(cases: Cases, decisions: NDArray[np.int64], among: NDArray[np.bool_]) -> _Cell:
-    accuracy, patients = accuracy_of(cases, decisions, among), cases.patients
-    total, code = len(np.unique(patients[among])), cases.studied
+def _cell(cases: Cases, among: NDArray[np.bool_]) -> _Cell:
+    estimates, patients, code = figures_among(cases, among), cases.patients, cases.studied
+    images, total = int(among.sum()), len(np.unique(patients[among]))
     single = len(np.unique(cases.labels[among])) < 2
     if code is None:
-        areas = [one_versus_rest(cases, number, decisions, among)["auc"] for number in range(len(cases.class_names))]
-        estimates = {"accuracy": accuracy, "auc": mean_of(areas)}
-        return _Cell(int(among.sum()), total, None, single, estimates, list(estimates) if total < FEW_PATIENTS else [])
+        return _Cell(images, total, None, single, estimates, list(estimates) if total < FEW_PATIENTS else [])
     positive = cases.labels == code
-    found = one_versus_rest(cases, code, decisions, among)
     ill, well = (len(np.unique(patients[among & part])) for part in (positive, ~positive))
     fewest = {"sensitivity": ill, "specificity": well, "auc": min(ill, well), "slope": min(ill, well)}
     few = [name for name, number in fewest.items() if number < FEW_PATIENTS]
-    chosen = {name: found[name] for name in ("sensitivity", "specificity", "auc", "slope", "intercept")}
-    return _Cell(int(among.sum()), total, int((positive & among).sum()), single, {**chosen, "accuracy": accuracy}, few)
+    return _Cell(images, total, int((positive & among).sum()), single, estimates, few)
 
 
 def _pairs(cells: Sequence[_Cell], figure: str) -> list[tuple[int, int]]:
@@ -236,10 +221,3 @@ def _largest(
 def _is_class(values: Values, cells: Sequence[_Cell]) -> bool:
     compared = cells[: values.compared]
     return len(compared) > 1 and all(cell.single_class for cell in compared)
-
-
-def _with_single_class(values: Values, cells: Sequence[_Cell]) -> str:
-    if _is_class(values, cells):
-        found = "each value has images of one class only: it cannot be told apart from the class"
-        return "; ".join(filter(None, [values.note, found]))
-    return values.note

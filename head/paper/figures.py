@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from xfeat.featurize.text import listed, printable
@@ -100,7 +100,7 @@ def quoted(name: str) -> str:
 def _subgroups(material: Material) -> Iterator[PaperFigure]:
     shown = [name for name, column in _divided(material) if name not in _too_many(material)]
     columns = material.subgroups.get("columns", {})
-    for measure in _measures(material) if shown else ():
+    for measure in material.cases.measures if shown else ():
         whole = _whole(material, measure)
         rows = [ForestRow("all images", material.study["images"], whole["value"], whole["interval"])]
         for name in shown:
@@ -126,7 +126,7 @@ def _subgroups(material: Material) -> Iterator[PaperFigure]:
 def _left_out(material: Material) -> Iterator[PaperFigure]:
     found = material.elsewhere
     rows = [row for row in found["sources"] if row["figures"]] if found else []
-    for measure in (*_measures(material), *([] if "accuracy" in _measures(material) else ["accuracy"])) if rows else ():
+    for measure in dict.fromkeys((*material.cases.measures, "accuracy")) if rows else ():
         assert found is not None
         overall = found["overall"][measure]
         lines = [
@@ -149,10 +149,6 @@ def _left_out(material: Material) -> Iterator[PaperFigure]:
         )
         drawing = forest_plot(lines, overall["elsewhere"]["value"], _MEASURES[measure], "ordinary folds")
         yield PaperFigure(f"left-out-{measure}", caption, drawing)
-
-
-def _measures(material: Material) -> Sequence[str]:
-    return ("accuracy", "auc") if material.cases.studied is None else ("sensitivity", "specificity", "auc")
 
 
 def _title(material: Material, measure: str) -> str:

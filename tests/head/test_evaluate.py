@@ -22,7 +22,8 @@ from xfeat.featurize.errors import DataError, MismatchError, RunError, SpecError
 from xfeat.head.cli import main
 from xfeat.head.data.rows import as_rows
 from xfeat.head.evaluate import Evaluation, drop_between, evaluate_run
-from xfeat.head.evaluation.intervals import difference_interval, wilson_interval
+from xfeat.head.evaluation.clustered import interval_of_difference
+from xfeat.head.evaluation.intervals import wilson, wilson_interval
 from xfeat.head.public_runs import _cache_name, evaluate
 from xfeat.head.reports.eval_report import open_evaluation, save_evaluation
 from xfeat.head.runs.reader import Run, open_run
@@ -156,7 +157,8 @@ def test_half_precision_and_more_views_are_accepted(run: Run, make_cache: MakeCa
 
 def test_the_interval_of_a_difference_is_newcombes_method_10() -> None:
     """Source: Newcombe 1998, table II, case (a): 56/70 against 48/80 gives 0.0524 to 0.3339."""
-    assert difference_interval(56, 70, 48, 80) == pytest.approx((0.0524, 0.3339), abs=1e-4)
+    found = interval_of_difference(56 / 70, wilson(56 / 70, 70), 48 / 80, wilson(48 / 80, 80))
+    assert found == pytest.approx((0.0524, 0.3339), abs=1e-4)
 
 
 def test_a_drop_without_auc_has_none() -> None:

@@ -139,7 +139,7 @@ def test_calibration_is_that_of_statsmodels() -> None:
     family, scale = sm.families.Binomial(), np.sqrt(150 / 149)
     joint = sm.GLM(positive.astype(float), sm.add_constant(odds), family=family).fit(**options)
     alone = sm.GLM(positive.astype(float), np.ones(len(odds)), offset=odds, family=family).fit(**options)
-    for estimate, fit, place in ((found.slope, joint, 1), (found.intercept, alone, 0)):
+    for estimate, fit, place in ((found["slope"], joint, 1), (found["intercept"], alone, 0)):
         assert estimate.value == pytest.approx(fit.params[place], abs=1e-7)
         assert error_of(estimate.influence) == pytest.approx(fit.bse[place] * scale, rel=1e-5)
 
@@ -158,7 +158,7 @@ def test_calibration_is_undefined_where_it_has_no_answer(
     positive: list[bool], odds: list[float], slope: bool, intercept: bool
 ) -> None:
     found = calibration_of(np.array(positive), np.array(odds), np.arange(len(odds)), len(odds))
-    assert (found.slope.value is not None, found.intercept.value is not None) == (slope, intercept)
+    assert (found["slope"].value is not None, found["intercept"].value is not None) == (slope, intercept)
 
 
 @pytest.mark.slow

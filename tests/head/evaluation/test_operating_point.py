@@ -20,11 +20,15 @@ from xfeat.head.evaluation.operating_point import (
     choose_threshold,
     positives_needed,
     predictive_values,
-    proportion,
     threshold_metrics,
 )
 from xfeat.head.evaluation.predictions import Predictions
 from xfeat.head.specs import TargetSpec
+
+
+def proportion(successes: int, trials: int) -> dict[str, object]:
+    return {"value": successes / trials if trials else None, "interval": wilson_interval(successes, trials)}
+
 
 NAMES = ("covid", "normal")
 
