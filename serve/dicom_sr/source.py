@@ -120,7 +120,8 @@ def _readable(tags: Dataset) -> Dataset:
     for tag in tags.keys():  # noqa: SIM118  # iterating reads the values
         if tag < _PIXELS:
             with suppress(Exception):  # whatever pydicom raises for a value that its type does not allow
-                header[tag] = tags[tag]
+                if tags[tag].VR != "SQ" or tags[tag].value:  # vendors write sequences without items
+                    header[tag] = tags[tag]
     header.remove_private_tags()  # also those in sequences, which highdicom copies whole
     header.decode()
     return header

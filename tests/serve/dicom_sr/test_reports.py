@@ -67,6 +67,7 @@ SOURCES: dict[str, Callable[[], bytes]] = {
         radiograph(PatientOrientation=["L", "F"], LossyImageCompression="01", LossyImageCompressionRatio=12)
     ),
     "an empty aspect ratio": lambda: to_bytes(radiograph(PixelAspectRatio="", LossyImageCompressionRatio="")),
+    "sequences without items": lambda: to_bytes(radiograph(ReferencedStudySequence=[], ProcedureCodeSequence=[])),
     "private tags": lambda: to_bytes(_private()),
 }
 
