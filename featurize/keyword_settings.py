@@ -133,9 +133,7 @@ def _public_signature(function: Callable[..., Any], specs: dict[str, type[Any]])
 
 
 def _parameter(field: dataclasses.Field[Any]) -> inspect.Parameter:
-    default = field.default
-    if default is dataclasses.MISSING:
-        default = inspect.Parameter.empty
+    default = inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
     kind = argument_kind(field)
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
 

@@ -80,9 +80,7 @@ def _measured(found: ColumnProbe) -> str:
 def _probe(cache: FeatureCache, name: str, column: ExtraColumn, images: int) -> ColumnProbe:
     labels = cache.columns.label
     rows = np.flatnonzero(has_enough_groups(np.where(column.known, labels, -1), cache.group_keys))
-    if not len(rows):
-        return ColumnProbe(name=name, probe=None)
-    is_class = _tells_without_fail(column, rows, labels, cache.group_keys)
+    is_class = len(rows) > 0 and _tells_without_fail(column, rows, labels, cache.group_keys)
     rows = sample_rows(rows, images)
     rows = rows[has_enough_groups(labels[rows], cache.group_keys[rows])]
     if not len(rows):

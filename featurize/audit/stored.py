@@ -51,12 +51,6 @@ def verdicts_of(kinds: Collection[str], probes: Collection[str], *, passed: bool
     return Verdicts(leakage=leakage, shortcuts=NONE_FOUND if set(probes) - {_CONTROL} else NOT_CHECKED)
 
 
-def _stored_verdicts(report: dict[str, Any]) -> Verdicts:
-    kinds = [finding["kind"] for finding in report.get("findings", [])]
-    probes = [probe["name"] for probe in report.get("shortcuts", [])]
-    return verdicts_of(kinds, probes, passed=report["passed"])
-
-
 def audit_path(cache: Path) -> Path:
     """Return the path of the audit of a cache: features.audit.json for features.h5."""
     return cache.with_suffix(".audit.json")
@@ -73,11 +67,13 @@ def audit_of(cache: FeatureCache) -> dict[str, Any]:
         if (report["format"], report["schema_version"]) != (FORMAT, SCHEMA_VERSION):
             raise ValueError(f"{report['format']} version {report['schema_version']}")
         require_unchanged(report)
+        kinds = [finding["kind"] for finding in report.get("findings", [])]
+        probes = [probe["name"] for probe in report.get("shortcuts", [])]
         found = _Result(
             passed=report["passed"],
             failures=report["failures"],
             warnings=report.get("warnings", []),
-            verdicts=_stored_verdicts(report),
+            verdicts=verdicts_of(kinds, probes, passed=report["passed"]),
         )
         check_types(found, _Result)
         same_columns = report.get("columns_sha256", "") == columns_digest(cache.extra)

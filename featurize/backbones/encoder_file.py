@@ -53,7 +53,6 @@ class EncoderFile:
         tokens: T, 0 for other kinds.
         batch: N, if the graph fixes it.
         side: S, if the graph fixes it, in pixels.
-        data_files: files beside ``path`` that hold its data, sorted.
         is_probabilities: whether the output is a probability of each class.
         preprocess: how images are prepared for it: as the file says in its metadata, else ImageNet's mean and std.
         pooling: as the file says, ``cls`` or ``mean``, else empty.
@@ -70,7 +69,6 @@ class EncoderFile:
     tokens: int
     batch: int | None
     side: int | None
-    data_files: tuple[Path, ...]
     is_probabilities: bool
     preprocess: PreprocessSpec
     pooling: str
@@ -160,7 +158,6 @@ def _inspect(path: Path, output: str | None, size: int | None, states: tuple[obj
         tokens=tokens,
         batch=batch,
         side=side,
-        data_files=external_files(path),
         is_probabilities=kind == "vector" and bool(rows.min() >= 0 and np.allclose(rows.sum(1), 1, atol=1e-3)),
         preprocess=stated[0] if stated else usual,
         pooling=stated[1] if stated else "",

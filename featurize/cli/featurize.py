@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
 import xfeat
 from xfeat.featurize import specs
-from xfeat.featurize.cli.request_options import request_options
+from xfeat.featurize.cli.request_options import number_or_auto, request_options
 from xfeat.featurize.console import (
     COUNT,
     DATA,
@@ -28,14 +28,6 @@ from xfeat.featurize.text import first_ten
 
 if TYPE_CHECKING:
     from xfeat.featurize.cached_features import CachedFeatures
-
-
-def _batch_size(_context: click.Context, _option: click.Parameter, text: str | None) -> int | Literal["auto"] | None:
-    if text is None or text == "auto":
-        return "auto" if text else None
-    if not text.isdecimal() or int(text) < 1:
-        raise click.BadParameter(f"{text!r} is neither a positive integer nor auto")
-    return int(text)
 
 
 @click.command()
@@ -61,7 +53,7 @@ def _batch_size(_context: click.Context, _option: click.Parameter, text: str | N
 @click.option(
     "--batch-size",
     metavar="N|auto",
-    callback=_batch_size,
+    callback=number_or_auto("a positive integer", "auto", least=1),
     help="Images per call of the network; auto measures which is fastest.  [default: the engine's own]",
 )
 @click.option(

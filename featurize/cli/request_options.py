@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from typing import TypeVar
 
 import click
 
@@ -10,15 +12,22 @@ from xfeat.featurize import specs
 from xfeat.featurize.backbones.registry import BACKBONES, FORMS
 from xfeat.featurize.console import PATH, combined, spec_option
 
+T = TypeVar("T")
+
 _request_option = partial(spec_option, specs.FeatureRequest)
 
 
-def _grey_bits(_context: click.Context, _option: click.Parameter, text: str | None) -> int | None:
-    if text in (None, "auto"):
-        return None
-    if not text.isdecimal():
-        raise click.BadParameter(f"{text!r} is neither a number of bits nor auto")
-    return int(text)
+def number_or_auto(what: str, auto: T, *, least: int = 0) -> Callable[..., int | T | None]:
+    """Return what reads an option that is a whole number from ``least`` on, or auto, which means ``auto``."""
+
+    def read(_context: click.Context, _option: click.Parameter, text: str | None) -> int | T | None:
+        if text in (None, "auto"):
+            return auto if text else None
+        if not text.isdecimal() or int(text) < least:
+            raise click.BadParameter(f"{text!r} is neither {what} nor auto")
+        return int(text)
+
+    return read
 
 
 def per_channel(_context: click.Context, _option: click.Parameter, text: str | None) -> specs.Triple | None:
@@ -92,7 +101,7 @@ request_options = combined(
         "Range of images with 16 bits per channel: 12 makes 4095 white. auto: the bits that their levels need, once "
         "for all images.  [default: auto]",
         metavar="8..16|auto",
-        callback=_grey_bits,
+        callback=number_or_auto("a number of bits", None),
     ),
     _request_option(
         "frames", click.Choice(specs.FRAMES), "Which picture of a file with several pages or frames is read, if any."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -18,12 +18,10 @@ _GB = 1e9
 def gpu_checks() -> tuple[dict[str, Check], dict[str, Check]]:
     """Start all probes side by side; return the checks on GPUs, and those on what ``auto`` chooses."""
     answers = {name: ask(name) for name in ("driver", "onnxruntime", "torch", "numba") if _installed(name)}
-    known: dict[str, dict[str, Any]] = {}
 
+    @cache
     def answer(name: str) -> dict[str, Any]:
-        if name not in known:
-            known[name] = answers[name]()
-        return known[name]
+        return answers[name]()
 
     engines: list[str] = [name for name in ("torch", "onnxruntime") if name in answers]
     lines: dict[str, Check] = {"driver": lambda: _driver(answer("driver"))}

@@ -33,26 +33,17 @@ class FeatureGraph:
         path: the ONNX file.
         spec: of the features.
         encoder: the encoder; ``None`` for an EfficientNet, whose graph takes pixels and returns features.
+        input_name: name of the graph's input.
+        output_name: name of the graph's output.
+        batch: number of images per call, if the graph fixes it.
     """
 
     path: Path
     spec: FeatureSpec
     encoder: EncoderFile | None = None
-
-    @property
-    def input_name(self) -> str:
-        """Name of the graph's input."""
-        return self.encoder.input_name if self.encoder else "image"
-
-    @property
-    def output_name(self) -> str:
-        """Name of the graph's output."""
-        return self.encoder.output_name if self.encoder else "features"
-
-    @property
-    def batch(self) -> int | None:
-        """Number of images per call, if the graph fixes it."""
-        return self.encoder.batch if self.encoder else None
+    input_name: str = "image"
+    output_name: str = "features"
+    batch: int | None = None
 
     @property
     def fix(self) -> str:
@@ -99,7 +90,8 @@ def feature_graph(spec: FeatureSpec, weights: Weights) -> FeatureGraph:
         ModelError: if the file cannot be used.
     """
     if is_foreign(spec.backbone):
-        return FeatureGraph(weights.path, spec, encoder_of(spec, weights))
+        encoder = encoder_of(spec, weights)
+        return FeatureGraph(weights.path, spec, encoder, encoder.input_name, encoder.output_name, encoder.batch)
     return FeatureGraph(graph_file(spec, weights), spec)
 
 

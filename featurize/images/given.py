@@ -121,9 +121,7 @@ def range_of_given(content: Any, spec: PreprocessSpec) -> GreyRange | None:
             levels = _image_levels(content, spec) if isinstance(content, Image.Image) else _array_levels(content)
     except ImageError:  # reported where the image itself is decoded
         return None
-    if not isinstance(levels, DeepLevels) or levels.own_bits is not None:
-        return None
-    return GreyRange(levels.highest(spec), levels.used_bits, levels.used_bits > 0)
+    return GreyRange.of_levels(levels, spec) if isinstance(levels, DeepLevels) else None
 
 
 def _plain(levels: DeepLevels | Image.Image, spec: PreprocessSpec) -> Image.Image:

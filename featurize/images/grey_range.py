@@ -10,6 +10,7 @@ from typing import NamedTuple, Self
 from xfeat.featurize.errors import ImageError
 from xfeat.featurize.images.decode import read_levels
 from xfeat.featurize.images.file_kinds import HEAD_BYTES, may_be_deep
+from xfeat.featurize.images.levels import DeepLevels
 from xfeat.featurize.specs import PreprocessSpec
 
 logger = logging.getLogger(__name__)
@@ -49,6 +50,11 @@ class GreyRange(NamedTuple):
             levels = read_levels(content, spec) if may_be_deep(content[:HEAD_BYTES]) else None
         except ImageError:  # reported where the image itself is decoded
             return None
+        return cls.of_levels(levels, spec)
+
+    @classmethod
+    def of_levels(cls, levels: DeepLevels | None, spec: PreprocessSpec) -> Self | None:
+        """Return the range of one image's levels; ``None`` if its file states its own, or there are none."""
         if levels is None or levels.own_bits is not None:
             return None
         return cls(levels.highest(spec), levels.used_bits, levels.used_bits > 0)

@@ -296,18 +296,13 @@ def _had_this_root(old: FeatureCache, work: _Work) -> bool:
 
 
 def _is_up_to_date(old: FeatureCache, work: _Work, columns: Columns, skipped: list[Skipped], further: Gathered) -> bool:
+    # A time of 0 was too recent to be relied on. It may be old enough now; storing it saves the next run a read.
+    names = ("path", "label", "split", "group", "sha256", "mtime_ns", "change_mark")
     return (
         old.schema_version == SCHEMA_VERSION
-        and list(old.columns.path) == columns.path
-        and list(old.columns.group) == columns.group
+        and all(list(getattr(old.columns, name)) == list(getattr(columns, name)) for name in names)
         and old.extra.keys() == further.extra.keys()
         and all(column.same_as(old.extra[name]) for name, column in further.extra.items())
-        and list(old.columns.sha256) == columns.sha256
-        and np.array_equal(old.columns.label, columns.label)
-        and np.array_equal(old.columns.split, columns.split)
-        # A time of 0 was too recent to be relied on. It may be old enough now; storing it saves the next run a read.
-        and np.array_equal(old.columns.mtime_ns, columns.mtime_ns)
-        and np.array_equal(old.columns.change_mark, columns.change_mark)
         and old.class_names == work.dataset.class_names
         and old.skipped == skipped
         and _had_this_root(old, work)

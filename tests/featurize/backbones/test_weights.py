@@ -9,7 +9,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import pytest
 
 from xfeat.featurize.backbones import weights as module
 from xfeat.featurize.backbones.registry import BACKBONES, backbone_info
-from xfeat.featurize.backbones.weights import download, find_preferred_weights, find_weights
+from xfeat.featurize.backbones.weights import Weights, download, find_preferred_weights, find_weights
 from xfeat.featurize.errors import OutputError, SpecError, WeightsError
 
 CONTENT = b"weights " * 5000
@@ -120,12 +120,15 @@ def test_the_hub_cache_is_where_torch_has_it(
     assert server.asked == []
 
 
-def test_a_damaged_file_in_the_hub_cache_is_refused(hub: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("find", [lambda: find_weights("efficientnet-b0"), find_preferred_weights])
+def test_a_damaged_file_in_the_hub_cache_is_refused_by_name_and_by_auto(
+    hub: Path, server: Server, monkeypatch: pytest.MonkeyPatch, find: Callable[[], Weights]
+) -> None:
     name = fake_official(monkeypatch, server)
     hub.mkdir(parents=True)
     (hub / name).write_bytes(CONTENT[:-1])
     with pytest.raises(WeightsError, match=r"damaged(.|\n)*delete"):
-        find_weights("efficientnet-b0")
+        find()
 
 
 def test_a_wheel_needs_no_network(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,14 +303,6 @@ def test_auto_falls_back_where_weights_cannot_be_kept(
     (said,) = caplog.messages
     assert "cannot be written" in said
     assert "using efficientnet-lite0 instead" in said
-
-
-def test_auto_never_passes_over_damaged_weights(hub: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    name = fake_official(monkeypatch, server)
-    hub.mkdir(parents=True)
-    (hub / name).write_bytes(CONTENT[:-1])
-    with pytest.raises(WeightsError, match=r"damaged(.|\n)*delete"):
-        find_preferred_weights()
 
 
 def test_a_cache_folder_that_may_not_be_entered_counts_as_empty(

@@ -21,6 +21,7 @@ from PIL import Image
 
 from tests.featurize.conftest import draw_folder
 from tests.featurize.encoders.graphs import CLASS_TOKEN, DIM, IMAGE, MAP, SIDE, VECTOR, encoder, external
+from xfeat.featurize.backbones.encoder_data import external_files
 from xfeat.featurize.backbones.network import load_backbone
 from xfeat.featurize.backbones.weights import Weights
 from xfeat.featurize.cache.reader import FeatureCache
@@ -302,7 +303,7 @@ def test_a_plug_in_says_how_images_are_prepared_for_its_file(
     spec = encoder_spec(FeatureRequest(), weights, found)
     assert (spec.backbone, spec.pooling) == ("plugin:mine", "mean")
     assert spec.preprocess == PreprocessSpec(size=size or SIDE, **said)
-    assert not found.data_files
+    assert not external_files(found.path)
     pixels = np.random.default_rng(0).integers(0, 256, (2, size or SIDE, size or SIDE, 3), np.uint8)
     alone, _ = find_encoder(str(path), size=size)
     plain = dataclasses.replace(spec, backbone=alone.backbone, weights_sha256=alone.sha256)
