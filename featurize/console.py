@@ -35,6 +35,8 @@ EXIT_PARTIAL = 3
 _PLAIN_LINE_SECONDS = 5.0
 _WITHOUT_CURSOR = ("dumb", "unknown")  # terminals on which a bar would be a new line each time it moves
 _NOT_WRITABLE = (errno.ENOSPC, errno.EIO, errno.EBADF)
+# What os.stat raises for a path that may be there; pathlib takes other errors for "no such file".
+_NO_ACCESS = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EIO, errno.ESTALE, errno.ENOTCONN)
 _MAX_HELP = 300  # characters, longer than the first sentence of any help
 
 
@@ -114,10 +116,10 @@ class Commands(click.Group):
         except XfeatError as problem:
             usage = isinstance(problem, SpecError) and problem.file is None
             _print_and_exit(f"error: {problem}", EXIT_USAGE if usage else EXIT_PROBLEM)
-        except FileNotFoundError as problem:
-            if (no_folder := no_temporary_folder(problem)) is None:
+        except OSError as problem:
+            if (known := no_temporary_folder(problem) or _no_access(problem)) is None:
                 raise
-            _print_and_exit(f"error: {no_folder}", EXIT_PROBLEM)
+            _print_and_exit(f"error: {known}", EXIT_PROBLEM)
         except ModuleNotFoundError as problem:
             _print_and_exit(
                 f"error: {problem.name} is not installed\n  fix:      pip install 'xfeat-onnx[all]'", EXIT_PROBLEM
@@ -128,6 +130,14 @@ class Commands(click.Group):
         rows = [(name, command.get_short_help_str(_MAX_HELP)) for name, command in sorted(self.commands.items())]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
+
+
+def _no_access(error: OSError) -> XfeatError | None:
+    """Return what to report if the system does not give access to a path; ``None`` for any other error."""
+    if error.errno not in _NO_ACCESS or not isinstance(error.filename, str):
+        return None
+    fix = f"check it, and the rights of each folder in it: namei -l {error.filename}"
+    return XfeatError(f"cannot be used: {error.strerror}", path=error.filename, fix=fix)
 
 
 def _require_current_folder() -> None:

@@ -61,6 +61,15 @@ def test_a_current_folder_that_was_deleted_is_one_message(
     assert (result.exit_code, "error: the current folder was deleted\n" in result.output) == (1, True), result.output
 
 
+@pytest.mark.parametrize("command", ["xfeat featurize", "xfeat audit", "xfeat info"])
+def test_a_path_that_the_system_refuses_is_one_message(command: str) -> None:
+    """As a folder that may not be entered, which root may: a name that is too long."""
+    program, name = command.split()
+    result = CliRunner().invoke(importlib.import_module(PROGRAMS[program]).main, [name, "x" * 300])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert re.match("error: x{300}(/.*)?: cannot be used: File name too long\n  fix: ", result.stderr), result.stderr
+
+
 @pytest.mark.parametrize(("name", "command"), COMMANDS, ids=[name for name, _ in COMMANDS])
 def test_every_command_and_option_says_what_it_does(name: str, command: click.Command) -> None:
     assert command.help, name
