@@ -22,7 +22,7 @@ from xfeat.head.evaluation.predictions import decide
 from xfeat.head.evaluation.study import Cases, study
 from xfeat.head.evaluation.subgroups import Bins, subgroup_figures
 from xfeat.head.reports.formatting import points
-from xfeat.head.reports.run_report import few_images_caution, file_cautions, page_template, worst_mistakes
+from xfeat.head.reports.run_report import few_images_caution, file_cautions, page_template, page_values
 from xfeat.head.reports.study_text import expected_elsewhere
 from xfeat.head.reports.worker import call_here
 from xfeat.head.runs.origin import origin_of, stored_origin
@@ -163,29 +163,21 @@ def render_crossval(
     """Return the page of crossval.json and its predictions; ``paths`` in ``images`` are those of ``cases``."""
     from xfeat.head.reports import canvas, plots
 
-    names = tuple(facts["classes"])
     spec = FeatureSpec.from_dict(facts["feature_spec"])
-    labels, probabilities, decisions, studied = cases.labels, cases.probabilities, cases.decisions, facts["statistics"]
+    values = page_values(cases, facts["statistics"], paths, images, spec)
     divisions = {"by patient" if facts["grouped"] else "by image": facts["accuracy"]["folds"]}
     if facts["by_image"] is not None:
         divisions["by image"] = facts["by_image"]["accuracy"]["folds"]
+    values["figures"]["folds"] = canvas.as_svg(plots.fold_accuracies(divisions))
     return page_template("template.html", "xfeat.head.crossval").render(
         **about,
+        **values,
         facts=facts,
-        class_names=names,
-        spec_line=spec.describe(),
         cautions=[*_cautions(facts), *cautions],
         skipped=skipped,
-        study=studied,
         subgroups=facts["subgroups"],
         elsewhere=facts["elsewhere"],
         expected=expected_elsewhere(facts["elsewhere"]),
-        figures={
-            "folds": canvas.as_svg(plots.fold_accuracies(divisions)),
-            **plots.page_figures(cases, studied),
-        },
-        mistakes=worst_mistakes(paths, labels, probabilities, decisions, names, images, spec.preprocess),
-        wrong=int((decisions != labels).sum()),
     )
 
 

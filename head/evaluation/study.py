@@ -149,8 +149,8 @@ def accuracy_of(cases: Cases, decisions: NDArray[np.int64], among: NDArray[np.bo
 def figures_among(cases: Cases, among: NDArray[np.bool_]) -> dict[str, Estimate]:
     """Estimate what parts of the images are compared by.
 
-    It is the ``accuracy``, and the ``sensitivity``, ``specificity``, ``auc``, ``slope`` and ``intercept`` of the studied
-    class; without one it is the mean ``auc``.
+    It is the ``accuracy``, and the ``sensitivity``, ``specificity``, ``auc``, ``slope`` and ``intercept`` of the
+    studied class; without one it is the mean ``auc``.
 
     Args:
         cases: all images; every estimate has an influence for each of their patients.

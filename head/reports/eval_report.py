@@ -15,7 +15,7 @@ from xfeat.featurize.system.versions import library_versions
 from xfeat.featurize.text import count_of, listed, shortened
 from xfeat.featurize.typed_json import with_digest
 from xfeat.head.evaluation.study import Study, cases_of
-from xfeat.head.reports.run_report import few_images_caution, file_cautions, page_template, worst_mistakes
+from xfeat.head.reports.run_report import few_images_caution, file_cautions, page_template, page_values
 from xfeat.head.reports.study_text import drop_rows
 from xfeat.head.runs.digests import damage_of
 from xfeat.head.runs.origin import opened_origin, origin_of, stored_origin
@@ -86,42 +86,24 @@ def save_evaluation(done: Evaluation, runs: Path, name: str) -> Evaluation:
 
 def render_evaluation(facts: Mapping[str, Any], done: Evaluation) -> str:
     """Return the page of eval.json."""
-    from xfeat.head.reports import plots
-
     run, predictions, cache, study = done.run, done.predictions, done.cache, done.statistics
-    labels, probabilities, names = predictions.labels, predictions.probabilities, done.run.class_names
-    decisions = predictions.decisions
     group_of = dict(zip(cache.columns.path, cache.columns.group, strict=True))
+    cases = cases_of(predictions, run.class_names)
     return page_template("eval.html").render(
         **described(
-            names,
+            run.class_names,
             f" on {count_of(study['images'], 'image')} of {shortened(Path(cache.data_root).name)}",
             [group_of[path] for path in predictions.paths],
             positive=study["positive"],
         ),
+        **page_values(cases, study, predictions.paths, cache.images.path, run.feature_spec),
         facts=facts,
-        class_names=names,
         data_root=cache.data_root,
-        spec_line=run.feature_spec.describe(),
         cautions=[*_cautions(done), *few_images_caution(len(predictions)), *file_cautions(cache)],
         expected=f"These images are not those of the training: {cache.data_root}.",
         skipped=cache.skipped,
-        study=study,
         subgroups=done.subgroups,
         drop_rows=drop_rows(facts["drop"]),
-        figures=plots.page_figures(cases_of(predictions, names), study),
-        mistakes=worst_mistakes(
-            *(
-                predictions.paths,
-                labels,
-                probabilities,
-                decisions,
-                names,
-                cache.images.path,
-                run.feature_spec.preprocess,
-            )
-        ),
-        wrong=int((decisions != labels).sum()),
     )
 
 

@@ -23,11 +23,11 @@ from xfeat.featurize.pages.templates import page_environment
 from xfeat.featurize.pages.titles import described
 from xfeat.featurize.sources.image_source import ImageSource
 from xfeat.featurize.sources.opening import open_source
-from xfeat.featurize.specs import PreprocessSpec
+from xfeat.featurize.specs import FeatureSpec, PreprocessSpec
 from xfeat.featurize.text import MAX_LISTED, count_of, listed
 from xfeat.head.evaluation.operating_point import threshold_metrics
 from xfeat.head.evaluation.predictions import Predictions, softmax
-from xfeat.head.evaluation.study import cases_of
+from xfeat.head.evaluation.study import Cases, Study, cases_of
 from xfeat.head.reports.formatting import (
     collapsed_rows,
     frequent_confusions,
@@ -79,58 +79,73 @@ def render_report(
     hardest = hardest_classes(run.metrics[part]["classes"])
     shown = predictions.part(part)
     uncalibrated = softmax(shown.logits) if shown.temperature != 1 else None
-    probabilities = shown.probabilities
-    figures = {
-        **{name: canvas.as_svg(plots.training_curve(history, run.best_epoch, name)) for name in ("loss", "accuracy")},
-        **plots.page_figures(cases_of(shown, names), run.statistics[part], uncalibrated),
-    }
+    cases, study = cases_of(shown, names), run.statistics[part]
+    values = page_values(cases, study, shown.paths, images, run.feature_spec, uncalibrated)
+    for name in ("loss", "accuracy"):
+        values["figures"][name] = canvas.as_svg(plots.training_curve(history, run.best_epoch, name))
     return page_template("report.html").render(
         **described(
             names,
             f", {count_of(len(shown), f'{PART_NAMES[part]} image')}",
             [group_of[path] for path in shown.paths],
-            positive=run.statistics[part]["positive"],
+            positive=study["positive"],
         ),
+        **values,
         facts=run,
-        class_names=names,
-        spec_line=run.feature_spec.describe(),
         cautions=cautions,
         skipped=skipped,
         part=part,
-        study=run.statistics[part],
         subgroups=run.subgroups,
         expected=expected_elsewhere(run.crossval and run.crossval["elsewhere"]),
-        figures=figures,
         thresholds={
             name: collapsed_rows(
-                (threshold, threshold_metrics(shown.labels == code, probabilities[:, code], threshold))
+                (threshold, threshold_metrics(cases.labels == code, cases.probabilities[:, code], threshold))
                 for threshold in THRESHOLDS
             )
             for code, name in enumerate(names)
             if name in hardest
         },
-        mistakes=worst_mistakes(
-            shown.paths, shown.labels, probabilities, shown.decisions, names, images, run.feature_spec.preprocess
-        ),
-        wrong=int((shown.decisions != shown.labels).sum()),
     )
 
 
-def worst_mistakes(
+def page_values(
+    cases: Cases,
+    study: Study,
     paths: Sequence[str],
-    labels: NDArray[np.integer],
-    probabilities: NDArray[np.floating],
-    decisions: NDArray[np.integer],
-    names: Sequence[str],
     images: Path | None,
-    spec: PreprocessSpec,
+    spec: FeatureSpec,
+    uncalibrated: NDArray[np.floating] | None = None,
+) -> dict[str, Any]:
+    """Return what the template of every page needs of predicted images.
+
+    Args:
+        cases: the images.
+        study: their figures.
+        paths: of the images.
+        images: the folder or archive that pictures are read from; ``None`` if it was not found.
+        spec: settings of the features.
+        uncalibrated: their probabilities (n, C) before calibration, if it changed them.
+    """
+    from xfeat.head.reports.plots import page_figures
+
+    return {
+        "class_names": cases.class_names,
+        "spec_line": spec.describe(),
+        "study": study,
+        "figures": page_figures(cases, study, uncalibrated),
+        "mistakes": _worst_mistakes(cases, paths, images, spec.preprocess),
+        "wrong": int((cases.decisions != cases.labels).sum()),
+    }
+
+
+def _worst_mistakes(
+    cases: Cases, paths: Sequence[str], images: Path | None, spec: PreprocessSpec
 ) -> list[dict[str, Any]]:
     """Return the misclassified images with the lowest probability of their true class, at most twelve.
 
-    ``labels`` and ``decisions`` (n,) are true and predicted classes, ``probabilities`` (n, C); the n ``paths`` are
-    relative to ``images``, a folder or an archive, and read as ``spec`` says. ``probability`` is that of the predicted
-    class, ``thumbnail`` a data URL, or empty if the file is missing.
+    ``probability`` is that of the predicted class, ``thumbnail`` a data URL, or empty if the file is missing.
     """
+    labels, probabilities, decisions, names = cases.labels, cases.probabilities, cases.decisions, cases.class_names
     wrong = np.flatnonzero(decisions != labels)
     source = None if images is None else open_source(images, broken_ok=True)
     worst = sorted(wrong.tolist(), key=lambda row: float(probabilities[row, labels[row]]))[:_MAX_MISTAKES]
