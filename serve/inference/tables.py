@@ -9,12 +9,13 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from xfeat.featurize.datasets.file_lookup import name_as_text
-from xfeat.featurize.errors import Interrupted, OutputError, SpecError, XfeatError
+from xfeat.featurize.errors import BusyError, Interrupted, OutputError, SpecError, XfeatError
 from xfeat.featurize.sources.parquet_table import arrow
 from xfeat.featurize.system.atomic import output_error, replacing
 from xfeat.serve.inference.results import Result, SkippedImage
@@ -68,6 +69,7 @@ def open_rows(path: Path, class_names: Sequence[str]) -> Iterator[Write]:
 
     Raises:
         OutputError: if it cannot be written.
+        BusyError: if another process writes it.
         Interrupted: in place of KeyboardInterrupt, with the number of rows.
     """
     rows = 0
@@ -143,7 +145,10 @@ def _open_lines(path: Path) -> Iterator[Callable[[str], None]]:
     """Open a text file to which whole lines are written at once; a line that does not fit is taken back."""
     path.parent.mkdir(parents=True, exist_ok=True)
     complete = 0
-    with path.open("wb", buffering=0) as file:
+    with path.open("ab", buffering=0) as file:
+        if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            _require_alone(file, path)
+            file.truncate(0)
 
         def write(text: str) -> None:
             nonlocal complete
@@ -158,6 +163,20 @@ def _open_lines(path: Path) -> Iterator[Callable[[str], None]]:
             with suppress(OSError):  # a pipe
                 file.truncate(complete)
             raise
+
+
+def _require_alone(file: FileIO, path: Path) -> None:
+    """Reject a file to which another process writes, where the system can tell: their rows would mix."""
+    with suppress(ModuleNotFoundError):  # Windows
+        from fcntl import LOCK_EX, LOCK_NB, flock
+
+        try:
+            flock(file, LOCK_EX | LOCK_NB)
+        except BlockingIOError as error:
+            fix = "wait until it has finished, or choose another place with -o"
+            raise BusyError("another process is writing this file", path=path, fix=fix) from error
+        except OSError:
+            logger.debug("%s cannot be locked", path, exc_info=True)
 
 
 @contextmanager

@@ -22,6 +22,8 @@ from click.testing import CliRunner
 from pyarrow import parquet
 
 from xfeat.serve.cli import main
+from xfeat.serve.inference.results import SkippedImage
+from xfeat.serve.inference.tables import open_rows
 
 XSERVE = [sys.executable, "-c", "from xfeat.serve.cli import main; main()", "predict"]
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
@@ -246,6 +248,19 @@ def test_every_kind_of_table_has_what_json_has(write_model: Any, tiny: Any, fold
             line["path"],
             *(str(value).lower() if value is True or value is False else value and str(value) for value in values),
         ]
+
+
+@pytest.mark.parametrize("output", ["a.csv", "a.jsonl"])
+def test_a_table_that_another_process_writes_is_left(folder: Path, output: str) -> None:
+    with open_rows(Path(output), list(LABELS.values())) as write:
+        write(SkippedImage(path="first", reason="text"))
+        done = run("pics", "-o", output, "--overwrite")
+        write(SkippedImage(path="second", reason="text"))
+    assert done.exit_code == 1
+    assert "another process is writing this file" in done.stderr
+    assert Path(output).read_text().count("text") == 2
+    assert "red" not in Path(output).read_text()
+    assert run("pics", "-o", output, "--overwrite").exit_code == 0
 
 
 def test_an_existing_table_is_replaced_on_request(folder: Path) -> None:
