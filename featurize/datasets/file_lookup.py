@@ -46,8 +46,9 @@ def find_files(
     found: list[Sequence[str]] = [_as_written(name, root, exists) for name in names]
     if all(found):
         return found
-    unknown = [name for name, ready in zip(names, found, strict=True) if not ready]
-    shared = _same_start(*(_parts(name)[:-1] for name in unknown if _ANCHOR.match(name)))
+    foreign = (_parts(name)[:-1] for name, ready in zip(names, found, strict=True) if _ANCHOR.match(name) and not ready)
+    first = next(foreign, [])
+    shared = min((_same_start(first, folders) for folders in foreign), default=len(first))
     above = _parts(root.resolve().as_posix())
     listed = [(path, [*above, *_key(path).split("/")]) for path in files()]
     deepest = max((len(parts) for _, parts in listed), default=0)
@@ -123,9 +124,9 @@ def _by_end(listed: _Listed, size: int) -> tuple[defaultdict[str, _Listed], defa
     return with_suffix, without
 
 
-def _same_start(*paths: list[str]) -> int:
+def _same_start(one: list[str], other: list[str]) -> int:
     """Return how many parts at the start are the same."""
-    return sum(1 for _ in takewhile(lambda parts: len(set(parts)) == 1, zip(*paths, strict=False)))
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
 def _parts(name: str) -> list[str]:
