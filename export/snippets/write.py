@@ -59,9 +59,10 @@ def write_snippet(model: Path, language: str) -> str:
             path=model,
             fix="name the full model, which resizes them itself, or take --lang python",
         )
-    write = {"python": _python, "js": partial(_values, literal=json.dumps), "cpp": _cpp}[language]
+    writers: dict[str, Callable[[ModelFile, ModelMetadata], dict[str, str]]]
+    writers = {"python": _python, "js": partial(_values, literal=json.dumps), "cpp": _cpp}
     text = (resources.files(__package__) / "templates" / _TEMPLATES[language]).read_text(encoding="utf-8")
-    for name, value in write(opened, metadata).items():
+    for name, value in writers[language](opened, metadata).items():
         text = text.replace(f"§{name}§", value)
     return text
 
