@@ -19,10 +19,7 @@ IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
 IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
 HALF: Triple = (0.5, 0.5, 0.5)
 
-NORMALIZATIONS: dict[str, tuple[Triple, Triple]] = {
-    "half": (HALF, HALF),
-    "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
-}
+NORMALIZATIONS: dict[str, tuple[Triple, Triple]] = {"half": (HALF, HALF), "imagenet": (IMAGENET_MEAN, IMAGENET_STD)}
 DEFAULT_CACHE = "features.h5"
 # Start of the name of a backbone that nobody has named: features that were loaded from a table.
 LOADED = "loaded:"

@@ -14,12 +14,7 @@ from xfeat.featurize.audit.columns import column_findings, probe_columns
 from xfeat.featurize.audit.duplicates import near_duplicates, same_files
 from xfeat.featurize.audit.findings import NOTE, SEVERITIES, WARNING, Audit, Finding, Probe
 from xfeat.featurize.audit.leakage import duplicate_findings, group_findings, unconfirmed_finding
-from xfeat.featurize.audit.neighbours import (
-    clean_view,
-    nearest_neighbours,
-    sample_rows,
-    short_features,
-)
+from xfeat.featurize.audit.neighbours import clean_view, nearest_neighbours, sample_rows, short_features
 from xfeat.featurize.audit.probing import Labels, has_enough_groups, out_of_fold, score
 from xfeat.featurize.audit.shortcuts import EVIDENCE, is_strong, probe_shortcuts
 from xfeat.featurize.audit.survey import Survey, survey_images

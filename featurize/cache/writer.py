@@ -16,13 +16,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from xfeat.featurize.cache.columns import (
-    CacheDescription,
-    Skipped,
-    content_digest,
-    encode_column,
-    to_bytes,
-)
+from xfeat.featurize.cache.columns import CacheDescription, Skipped, content_digest, encode_column, to_bytes
 from xfeat.featurize.cache.extra import ExtraColumn, dataset_name, stored_arrays
 from xfeat.featurize.cache.layout import (
     BLOCK_BYTES,

@@ -62,9 +62,7 @@ request_options = combined(
         "size", int, "Side of the network's input in pixels.  [default: the backbone's own, like the next six]"
     ),
     _request_option(
-        "resize",
-        click.Choice(specs.RESIZES),
-        "squash changes the aspect ratio; crop resizes the centred square only.",
+        "resize", click.Choice(specs.RESIZES), "squash changes the aspect ratio; crop resizes the centred square only."
     ),
     _request_option(
         "crop",

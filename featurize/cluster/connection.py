@@ -30,10 +30,7 @@ _LOOK_SECONDS = 120.0
 _THREADS = 4
 
 # Switches off messages of Ray on the terminal.
-_QUIET = {
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_BACKEND_LOG_LEVEL": "fatal",
-}
+_QUIET = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
 
 
 class ActorPlan(NamedTuple):

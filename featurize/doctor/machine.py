@@ -15,7 +15,7 @@ from filelock import FileLock
 from xfeat.featurize.doctor.report import FAIL, NOTE, OK, Line
 from xfeat.featurize.system import filesystem
 from xfeat.featurize.system.cores import cores, cpu_quota
-from xfeat.featurize.system.user_cache import cache_folder, is_writable
+from xfeat.featurize.system.user_cache import ANOTHER_CACHE, cache_folder, is_writable
 
 _GB = 1e9
 _CONTROL_GROUP = Path("/sys/fs/cgroup")
@@ -54,11 +54,10 @@ def _first_number(file: Path, label: str = "") -> int | None:
 def folders() -> Iterator[Line]:
     """Say where files are kept that can be made again, and whether there is room."""
     folder = cache_folder()
-    fix = "set XFEAT_CACHE_DIR to a folder that can be written"
     if folder is None:
-        yield Line("cache folder", NOTE, "there is no home folder: networks are converted each time", fix)
+        yield Line("cache folder", NOTE, "there is no home folder: networks are converted each time", ANOTHER_CACHE)
     elif not is_writable(_nearest(folder)):
-        yield Line("cache folder", NOTE, f"{folder} cannot be written: networks are converted each time", fix)
+        yield Line("cache folder", NOTE, f"{folder} cannot be written: networks are converted each time", ANOTHER_CACHE)
     else:
         yield Line("cache folder", OK, str(folder))
     try:

@@ -24,7 +24,7 @@ from xfeat.featurize.errors import ModelError
 from xfeat.featurize.specs import PreprocessSpec
 from xfeat.featurize.system.atomic import replacing
 from xfeat.featurize.system.onnx_session import ORT_ERRORS, first_line, open_session
-from xfeat.featurize.system.user_cache import cache_file
+from xfeat.featurize.system.user_cache import ANOTHER_CACHE, cache_file
 
 # A file in protobuf's format has at most 2 GB.
 _MOST_BYTES = 2_000_000_000
@@ -117,7 +117,7 @@ def write_converted(name: str, content: bytes) -> Path:
     """Write a converted encoder to the user's cache folder, under a name that has its digest."""
     path = cache_file(f"{file_stem(name)}-{hashlib.sha256(content).hexdigest()[:16]}.onnx")
     if not (path.is_file() and path.read_bytes() == content):
-        with replacing(path, elsewhere="set XFEAT_CACHE_DIR to a folder that can be written") as partial:
+        with replacing(path, elsewhere=ANOTHER_CACHE) as partial:
             partial.write_bytes(content)
     return path
 

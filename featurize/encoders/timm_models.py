@@ -24,6 +24,7 @@ from xfeat.featurize.errors import SpecError, WeightsError
 from xfeat.featurize.specs import PreprocessSpec
 from xfeat.featurize.system.atomic import replacing
 from xfeat.featurize.system.onnx_session import first_line
+from xfeat.featurize.system.user_cache import ANOTHER_CACHE
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ def convert_timm_model(name: str, *, checkpoint: Path | None, size: int | None) 
         preprocess = _preprocess(name, own, size)
         module, pooling = _encoder(model, preprocess.size)
         content = convert_module(module, f"timm:{name}", preprocess.size, preprocess, pooling)
-        with replacing(path, elsewhere="set XFEAT_CACHE_DIR to a folder that can be written") as partial:
+        with replacing(path, elsewhere=ANOTHER_CACHE) as partial:
             partial.write_bytes(content)
 
     recipe = f"{_VERSION} {name} {size} {sha256_of(weights)} {timm.__version__} {torch.__version__}"

@@ -14,18 +14,13 @@ from xfeat.featurize.backbones.network import FeatureNetwork, load_backbone
 from xfeat.featurize.backbones.weights import Weights
 from xfeat.featurize.specs import FeatureSpec
 from xfeat.featurize.system.atomic import ELSEWHERE, replacing
-from xfeat.featurize.system.user_cache import temporary_folder
+from xfeat.featurize.system.user_cache import ANOTHER_CACHE, temporary_folder
 
 OPSET = 18
 
 
 def to_onnx(
-    module: nn.Module,
-    example: torch.Tensor,
-    *,
-    input_name: str,
-    output_names: list[str],
-    dynamic: dict[int, str],
+    module: nn.Module, example: torch.Tensor, *, input_name: str, output_names: list[str], dynamic: dict[int, str]
 ) -> onnx.ModelProto:
     """Trace a module into a clean ONNX model, opset 18.
 
@@ -83,7 +78,7 @@ def convert_feature_network(spec: FeatureSpec, weights: Weights, path: Path) -> 
     network = FeatureNetwork(load_backbone(spec, weights), spec.preprocess).eval()
     example = torch.zeros((2, spec.preprocess.size, spec.preprocess.size, 3), dtype=torch.uint8)
     model = to_onnx(network, example, input_name="image", output_names=["features"], dynamic={0: "N"})
-    write_model(model, path, elsewhere="set XFEAT_CACHE_DIR to a folder that can be written")
+    write_model(model, path, elsewhere=ANOTHER_CACHE)
 
 
 def _cleaned(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -17,6 +17,7 @@ from xfeat.featurize.system.atomic import output_error
 
 logger = logging.getLogger(__name__)
 
+ANOTHER_CACHE = "set XFEAT_CACHE_DIR to a folder that can be written"
 _PREFIX = "xfeat-"
 _IN_USE = ".in-use"
 
@@ -114,10 +115,9 @@ def is_writable(folder: Path) -> bool:
 @cache  # which keeps the folder until this process ends
 def _process_cache(instead_of: Path | None) -> tempfile.TemporaryDirectory[str]:
     what = f"{instead_of} cannot be written" if instead_of is not None else "there is no home folder (HOME)"
-    fix = "set XFEAT_CACHE_DIR to a folder that can be written"
     try:
         folder = temporary_folder()
     except OutputError as error:
-        raise OutputError(f"no folder for files that are kept: {what}", found=error.found, fix=fix) from error
-    logger.warning("%s, so that converted networks are not kept: %s", what, fix)
+        raise OutputError(f"no folder for files that are kept: {what}", found=error.found, fix=ANOTHER_CACHE) from error
+    logger.warning("%s, so that converted networks are not kept: %s", what, ANOTHER_CACHE)
     return folder

@@ -14,7 +14,7 @@ from pathlib import Path
 from xfeat.featurize.backbones.weights import download, mirrored
 from xfeat.featurize.errors import MissingExtraError, SpecError, WeightsError
 from xfeat.featurize.progress import Steps
-from xfeat.featurize.system.user_cache import cache_file
+from xfeat.featurize.system.user_cache import ANOTHER_CACHE, cache_file
 
 PACKAGE = "onnxruntime-web"
 VERSION = "1.30.0"
@@ -96,9 +96,8 @@ def _checked(runtime: RuntimeFiles, source: Path, fix: str) -> RuntimeFiles:
 
 def _download(name: str, target: Path, progress: Steps | None) -> None:
     url, digest = mirrored(f"{ADDRESS}/{name}"), base64.b64decode(SHA512[name]).hex()
-    elsewhere = "set XFEAT_CACHE_DIR to a folder that can be written"
     try:
-        download(url, target, digest=digest, algorithm="sha512", elsewhere=elsewhere, progress=progress)
+        download(url, target, digest=digest, algorithm="sha512", elsewhere=ANOTHER_CACHE, progress=progress)
     except WeightsError as error:
         raise MissingExtraError(
             f"{name} of {PACKAGE} {VERSION} cannot be downloaded",
