@@ -140,7 +140,12 @@ class Bridge:
         return found
 
     def _ask(self, which: str) -> Any:
-        answer = self._orthanc.json(f"/changes?{which}")
+        try:
+            answer = self._orthanc.json(f"/changes?{which}")
+        except HTTPError as error:
+            if error.code != 404:
+                raise
+            answer = None
         if not isinstance(answer, dict) or "Changes" not in answer:
             fix = "give the address of Orthanc's REST API with --orthanc"
             raise SpecError("this is no Orthanc: it has no list of changes", path=self._orthanc.url, fix=fix)

@@ -269,7 +269,9 @@ def test_what_is_wrong_is_said_in_one_message(changes, message, once):
     assert (done.exit_code, message in done.stderr) == (1, True), done.output
 
 
-@pytest.mark.parametrize(("code", "body", "message"), [(301, b"", "leads to another"), (200, b"[]", "no Orthanc")])
+@pytest.mark.parametrize(
+    ("code", "body", "message"), [(301, b"", "leads to another"), (200, b"[]", "no Orthanc"), (404, b"", "no Orthanc")]
+)
 def test_a_server_that_is_no_orthanc_is_named(code: int, body: bytes, message: str, once):
     class Other(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
