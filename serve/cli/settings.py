@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from pathlib import Path
 
@@ -16,6 +17,8 @@ _WAIT_S = 10.0
 _MAX_BYTES = 1 << 20
 PREFIX = "XSERVE_"
 KEY_VARIABLE = f"{PREFIX}API_KEY"
+# Source: kubernetes.io, Service, Environment variables.
+_OF_KUBERNETES = re.compile(f"{PREFIX}(SERVICE|PORT)_")
 _WRITE_KEY = "write one: openssl rand -hex 24 > key"
 _WRITE_SETTINGS = "write lines such as: port = 8080"
 
@@ -27,6 +30,16 @@ def name_environment(command: click.Command) -> click.Command:
             parameter.envvar = PREFIX + parameter.name.upper()
             parameter.show_envvar = True
     return command
+
+
+def unknown_variables(command: click.Command) -> list[str]:
+    """Return a warning for each variable ``XSERVE_…`` that is no setting: a misspelt limit would be ignored silently.
+
+    Kubernetes sets variables for a service called xserve; those are passed over.
+    """
+    known = {KEY_VARIABLE, *(parameter.envvar for parameter in command.params)}
+    given = (name for name in sorted(os.environ) if name.startswith(PREFIX) and not _OF_KUBERNETES.match(name))
+    return [f"{name} is no setting of xserve {command.name}, and has no effect" for name in given if name not in known]
 
 
 def read_file(ctx: click.Context, parameter: click.Parameter, path: Path | None) -> None:

@@ -10,9 +10,9 @@ import click
 
 import xfeat
 from xfeat.export.cli.options import cuda_graphs_option, model_argument, require_signature_option
-from xfeat.featurize.console import COUNT, FILE, NOT_NEGATIVE, POSITIVE, print_result, say, spec_option
+from xfeat.featurize.console import COUNT, FILE, NOT_NEGATIVE, POSITIVE, print_result, say, spec_option, warn
 from xfeat.serve.cli.options import THREADS, allow_unverified_option
-from xfeat.serve.cli.settings import log_as, name_environment, read_file, read_key
+from xfeat.serve.cli.settings import log_as, name_environment, read_file, read_key, unknown_variables
 from xfeat.serve.specs import LEAST_DRIFT_IMAGES, MEBIBYTE, MOST_DRIFT_IMAGES, AccessOptions, ServerOptions, ServeSpec
 
 if TYPE_CHECKING:
@@ -135,6 +135,7 @@ def start(model: Path, **settings: Any) -> None:
     MODEL is a file of xexport onnx, by default model.onnx, or a folder of such files. SIGHUP reloads changed files
     while requests are being answered. Ctrl-C stops the server after all accepted requests have been answered.
     """
+    warn(unknown_variables(click.get_current_context().command))
     as_json = settings.pop("json")
     settings |= {
         "max_body_bytes": int(settings.pop("max_body_mb") * MEBIBYTE),

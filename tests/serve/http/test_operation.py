@@ -22,6 +22,7 @@ from tests.serve.sharing import upload
 from xfeat.featurize.system.cuda import cuda_driver_present
 from xfeat.featurize.system.time_limit import limited
 from xfeat.serve.cli import main, settings
+from xfeat.serve.cli.settings import unknown_variables
 from xfeat.serve.cli.start import start
 
 XSERVE = [sys.executable, "-c", "from xfeat.serve.cli import main; main()"]
@@ -88,6 +89,15 @@ def test_the_settings_file_can_be_given_in_the_environment(tmp_path):
     file = tmp_path / "xserve.toml"
     file.write_text("max-queue = 100\n")
     assert limits_of(XSERVE_CONFIG=str(file))[1]["max_queue"] == 100
+
+
+@pytest.mark.parametrize("name", ["MAX_QUEU", "LOGFORMAT", "MAX-QUEUE", "KEY", "SITE"])
+def test_a_variable_that_is_no_setting_is_named(monkeypatch, name):
+    for known in ("MAX_QUEUE", "API_KEY", "API_KEY_FILE", "JSON", "SERVICE_HOST", "PORT_8000_TCP_ADDR"):
+        monkeypatch.setenv(f"XSERVE_{known}", "1")
+    assert unknown_variables(start) == []
+    monkeypatch.setenv(f"XSERVE_{name}", "1")
+    assert unknown_variables(start) == [f"XSERVE_{name} is no setting of xserve start, and has no effect"]
 
 
 @pytest.mark.parametrize(
