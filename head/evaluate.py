@@ -43,6 +43,7 @@ class Evaluation:
         left_out: number of images without a label, or of a class the run was not trained on.
         seen: paths of images with the same content as a training image; ``None`` if the run's cache or predictions
             are missing.
+        tested: paths of images with the same content as a test image of the run, likewise.
         statistics: see :func:`xfeat.head.evaluation.study.study`.
         subgroups: see :func:`xfeat.head.evaluation.subgroups.subgroup_figures`.
         folder: where it was saved, if it was.
@@ -55,6 +56,7 @@ class Evaluation:
     operating_point: dict[str, Any] | None
     left_out: int
     seen: list[str] | None
+    tested: list[str] | None
     statistics: Study
     subgroups: dict[str, Any]
     folder: Path | None = None
@@ -80,6 +82,7 @@ class Evaluation:
             "images": len(self.predictions),
             "left_out": self.left_out,
             "seen_in_training": self.seen,
+            "seen_in_test": self.tested,
             "metrics": self.metrics,
             "operating_point": self.operating_point,
             "statistics": self.statistics,
@@ -143,13 +146,15 @@ def evaluate_run(run: Run, cache: FeatureCache, *, bins: Bins | None = None) -> 
     if not len(rows):
         raise _no_common_class(run, cache.class_names, cache.path)
     predictions = _predict(run, cache, rows, labels[rows])
-    seen = _seen_in_training(run, cache, rows)
+    seen, tested = _seen_by_run(run, cache, rows)
     if seen:
         logger.warning(
             "%d of %d images are training images of the run: these metrics are optimistically biased",
             len(seen),
             len(rows),
         )
+    if tested:
+        logger.warning("%d of %d images are test images of the run, and not from elsewhere", len(tested), len(rows))
     if left_out := len(cache) - len(rows):
         logger.warning("%d images are left out: no label, or a class this run was not trained on", left_out)
     cases = cases_of(predictions, run.class_names)
@@ -161,6 +166,7 @@ def evaluate_run(run: Run, cache: FeatureCache, *, bins: Bins | None = None) -> 
         operating_point=_at_threshold(predictions, run.operating_point),
         left_out=left_out,
         seen=seen,
+        tested=tested,
         statistics=study(cases),
         subgroups=subgroup_figures(cases, cache.extra, rows, bins),
     )
@@ -249,20 +255,24 @@ def _at_threshold(predictions: Predictions, point: OperatingPoint | None) -> dic
     }
 
 
-def _seen_in_training(run: Run, cache: FeatureCache, rows: NDArray[np.int64]) -> list[str] | None:
-    """Return paths of images with the same content as a training or validation image of the run."""
+def _seen_by_run(
+    run: Run, cache: FeatureCache, rows: NDArray[np.int64]
+) -> tuple[list[str], list[str]] | tuple[None, None]:
+    """Return paths of images with the content of a training or validation image of the run, and of a test image."""
     digest = run.cache["content_sha256"]
     try:
         trained = cache if cache.content_sha256 == digest else open_cache_of(run)
-        trained_paths = {row["path"] for row in run.predictions() if row["split"] in ("train", "valid")}
+        split_of = {row["path"]: row["split"] for row in run.predictions()}
     except XfeatError as error:
         logger.warning("cannot check whether the run was trained on these images: %s: %s", error.file, error.what)
-        return None
+        return None, None
     if trained.content_sha256 != digest:
         logger.warning(
             "%s has changed since the run was trained on it: training images removed from it are not recognised",
             trained.path,
         )
-    columns = zip(trained.columns.path, trained.columns.sha256, strict=True)
-    trained_sha256 = {sha256 for path, sha256 in columns if path in trained_paths}
-    return [cache.columns.path[row] for row in rows.tolist() if cache.columns.sha256[row] in trained_sha256]
+    columns = [*zip(trained.columns.path, trained.columns.sha256, strict=True)]
+    learned = {sha256 for path, sha256 in columns if split_of.get(path) in ("train", "valid")}
+    tested = {sha256 for path, sha256 in columns if split_of.get(path) == "test"} - learned
+    images = [(cache.columns.path[row], cache.columns.sha256[row]) for row in rows.tolist()]
+    return [path for path, sha256 in images if sha256 in learned], [path for path, sha256 in images if sha256 in tested]

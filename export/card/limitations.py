@@ -50,6 +50,12 @@ def _evaluation(sources: Sources) -> Found:
                 "its metrics are optimistically biased.",
                 evaluation.at("seen_in_training"),
             )
+        if tested := evaluation.get("seen_in_test"):
+            yield (
+                f"{len(tested)} of {evaluation.get('images')} images of {evaluation.get('name')} are test images of "
+                "the run, and not from elsewhere.",
+                evaluation.at("seen_in_test"),
+            )
     if not sources.evaluations:
         yield "No evaluation on images of another source was given: how well the model does elsewhere is unknown.", ""
 

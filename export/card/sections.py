@@ -174,7 +174,7 @@ def _disjoint(shared: int) -> str:
 
 def _evaluation_data(sources: Sources) -> Iterator[Row]:
     for name, document, key, external in studies(sources):
-        unseen = document.get("seen_in_training") == []
+        unseen = document.get("seen_in_training") == [] and not document.get("seen_in_test")
         id = "data.internal" if not external else "data.external" if unseen else "data.seen"
         yield from fact(id, name, document, key, partial(_study_words, document))
     if not sources.evaluations:
@@ -193,6 +193,8 @@ def _study_words(document: Document, study: Mapping[str, Any]) -> str:
     if "seen_in_training" in document.content:
         known = f"{len(seen)} of them training images" if seen else "none of them seen in training"
         texts.append("it could not be checked whether they are training images" if seen is None else known)
+    if tested := document.get("seen_in_test"):
+        texts.append(f"{len(tested)} of them test images of the run, and not from elsewhere")
     return "; ".join(texts)
 
 

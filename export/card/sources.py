@@ -170,20 +170,29 @@ def _open_run(model: Path, metadata: ModelMetadata, named: Path | None) -> Run |
             logger.warning("%s: what only it knows is left for you to fill in; %s", what, error.fix)
             return None
     run = open_run(folder)
-    if run.head_sha256 == metadata.head_sha256:
+    point = run.operating_point
+    found = _identity(run.head_sha256, point and point.positive, point and point.threshold)
+    if found == _identity(metadata.head_sha256, metadata.positive, metadata.threshold):
         return run
     if named is None:
-        logger.warning("%s has another head than the model: the run is not used; name it with --run", folder)
+        what = "%s has another head or threshold than the model: the run is not used; name it with --run"
+        logger.warning(what, folder)
         return None
-    raise _of_another_model(folder, metadata, run.head_sha256)
+    raise _of_another_model(folder, metadata, found)
 
 
-def _of_another_model(path: Path, metadata: ModelMetadata, found: object) -> MismatchError:
+def _identity(head_sha256: object, positive: object, threshold: object) -> str:
+    """Say what decides: heads of the same features and settings are equal, and may have different thresholds."""
+    decision = "no threshold" if positive is None else f"{positive} from {threshold}"
+    return f"a head of SHA-256 {str(head_sha256)[:16]}…, {decision}"
+
+
+def _of_another_model(path: Path, metadata: ModelMetadata, found: str) -> MismatchError:
     return MismatchError(
         "this is of another model",
         path=path,
-        expected=f"a head of SHA-256 {metadata.head_sha256[:16]}… (run {metadata.run})",
-        found=f"{str(found)[:16]}…",
+        expected=f"{_identity(metadata.head_sha256, metadata.positive, metadata.threshold)} (run {metadata.run})",
+        found=found,
         fix=f"name the run or evaluation of the model, or export that run with xexport onnx {path}",
     )
 
@@ -210,7 +219,9 @@ def _results(
         else:
             open_evaluation(folder)
             content = parse_json((folder / EVAL_FILE).read_bytes())
-            if (found := content.get("head_sha256")) != metadata.head_sha256:
+            studied = content.get("statistics") or {}
+            found = _identity(content.get("head_sha256"), studied.get("positive"), studied.get("threshold"))
+            if found != _identity(metadata.head_sha256, metadata.positive, metadata.threshold):
                 raise _of_another_model(folder, metadata, found)
             tested.append(Document(f"{folder.name}/{EVAL_FILE}", content))
     return crossvals, tested

@@ -67,6 +67,7 @@ def _values(material: Material) -> dict[str, Any]:
         "crossval",
         "head_sha256",
         "reading",
+        "seen_in_test",
     )
     return {
         "kind": material.kind,

@@ -116,6 +116,10 @@ def _cautions(done: Evaluation) -> list[str]:
             f"{len(done.seen)} of {len(done.predictions)} images are training images of the run: these metrics are "
             "optimistically biased."
         )
+    if done.tested:
+        cautions.append(
+            f"{len(done.tested)} of {len(done.predictions)} images are test images of the run, and not from elsewhere."
+        )
     if done.left_out:
         known = listed(done.run.class_names)
         cautions.append(f"{done.left_out} images are left out: they have no label, or a class other than {known}.")

@@ -77,6 +77,9 @@ def test_training_images_in_the_external_data_are_counted(
     assert done.seen is not None
     assert len(done.seen) == 140  # train and valid; test images were never trained on
     assert "140 of 180 images are training images of the run" in caplog.text
+    assert done.tested is not None
+    assert len(done.tested) == len(done.to_dict()["seen_in_test"]) == 40
+    assert "40 of 180 images are test images of the run, and not from elsewhere" in caplog.text
 
 
 def test_the_runs_own_cache_is_recognised_after_a_move(run: Run, make_cache: MakeCache) -> None:

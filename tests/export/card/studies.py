@@ -166,6 +166,9 @@ _SOURCES = {
     "trained on the evaluation": lambda: STUDY.sources(
         evaluations=[STUDY.evaluation(seen_in_training=["1.png"])], crossvals=[]
     ),
+    "tested on its test images": lambda: STUDY.sources(
+        evaluations=[STUDY.evaluation(seen_in_test=["1.png"])], crossvals=[]
+    ),
     "perhaps trained on it": lambda: STUDY.sources(evaluations=[STUDY.evaluation(seen_in_training=None)], crossvals=[]),
     "one source only": lambda: STUDY.sources(evaluations=[], crossvals=[STUDY.crossval(elsewhere=UNANSWERABLE)]),
     "an ensemble": lambda: STUDY.sources(run=STUDY.run(ensemble={"members": 5, "best_epochs": [1, 2, 3, 4, 5]})),

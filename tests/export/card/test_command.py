@@ -193,14 +193,17 @@ def test_a_damaged_evaluation_is_named(
     assert "eval.json" in refused(exported.model, "--eval", tmp_path / "nothing")
 
 
+@pytest.mark.parametrize("changed", ["head", "threshold"])
 def test_an_evaluation_of_another_model_is_refused(
-    copied: Project, evaluated: Path, refused: Callable[..., str]
+    copied: Project, evaluated: Path, refused: Callable[..., str], changed: str
 ) -> None:
     content = json.loads((evaluated / "eval.json").read_text())
     other = copied.folder / "other"
     shutil.copytree(evaluated, other)
     content.pop("content_sha256")
-    (other / "eval.json").write_text(json.dumps({**content, "head_sha256": "cd" * 32}))
+    decided = {"positive": content["classes"][0], "threshold": 0.123}
+    changes = {"head": {"head_sha256": "cd" * 32}, "threshold": {"statistics": content["statistics"] | decided}}
+    (other / "eval.json").write_text(json.dumps({**content, **changes[changed]}))
     assert "of another model" in refused(copied.model, "--eval", other)
 
 
