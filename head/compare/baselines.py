@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.cache.rows import read_rows
-from xfeat.featurize.errors import MismatchError, RunError
+from xfeat.featurize.errors import RunError
 from xfeat.head.compare.comparison import Entry
 from xfeat.head.data.pooling import pooled
 from xfeat.head.evaluation.clustered import proportion_of
 from xfeat.head.evaluation.metrics import mean_auc
-from xfeat.head.runs.inputs import open_cache_of
+from xfeat.head.runs.inputs import open_same_cache
 from xfeat.head.runs.reader import Run
 from xfeat.head.specs import LOGISTIC, SVM
 
@@ -98,15 +98,7 @@ def _metrics(
 
 
 def _parts(run: Run) -> dict[str, Part]:
-    cache = pooled(open_cache_of(run), run.feature_spec.pooling)
-    if cache.content_sha256 != run.cache["content_sha256"]:
-        raise MismatchError(
-            "the cache has changed since the run was trained on it",
-            path=cache.path,
-            expected=run.cache["content_sha256"][:16],
-            found=cache.content_sha256[:16],
-            fix="name the cache of the run with --features PATH, train the run again, or compare without --baselines",
-        )
+    cache = pooled(open_same_cache(run), run.feature_spec.pooling)
     row_of = {path: row for row, path in enumerate(cache.columns.path)}
     rows: dict[str, list[int]] = {}
     try:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from xfeat.featurize.errors import RunError, XfeatError
 from xfeat.head.compare.significance import Difference, PredictedClasses, paired_difference
 from xfeat.head.evaluation.study import plain_accuracy
-from xfeat.head.runs.inputs import open_cache_of
+from xfeat.head.runs.inputs import open_same_cache
 from xfeat.head.runs.reader import Run, no_runs_error, open_run, runs_in
 
 if TYPE_CHECKING:
@@ -129,8 +129,8 @@ def compare_entries(entries: Sequence[Entry], part: str, *, sort: str = "accurac
     """
     ordered = sorted(entries, key=lambda entry: (_sort_value(entry, part, sort), entry.name))
     groups: dict[str, str] = {}
-    for digest, run in {entry.run.cache["content_sha256"]: entry.run for entry in ordered if entry.run}.items():
-        groups |= _groups(run, digest)
+    for run in {entry.run.cache["content_sha256"]: entry.run for entry in ordered if entry.run}.values():
+        groups |= _groups(run)
     first = next((entry for entry in ordered if entry.run is not None), None)
     compared = [replace(entry, difference=_difference(entry, first, groups)) for entry in ordered]
     return Comparison(part, sort, compared, _differing(ordered), first.name if first else "", groups)
@@ -173,12 +173,10 @@ def _predictions(run: Run, part: str) -> PredictedClasses:
     return {path: (names[label], names[code]) for path, label, code in found}
 
 
-def _groups(run: Run, digest: str) -> dict[str, str]:
+def _groups(run: Run) -> dict[str, str]:
     """Return the group of each path, if the run's cache is unchanged and has groups."""
     try:
-        cache = open_cache_of(run)
+        cache = open_same_cache(run)
     except XfeatError:
-        return {}
-    if cache.content_sha256 != digest:
         return {}
     return {path: group for path, group in zip(cache.columns.path, cache.columns.group, strict=True) if group}

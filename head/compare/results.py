@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ class Result:
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain JSON types."""
-        against = self.difference and {**asdict(self.difference), "verdict": self.difference.verdict}
+        against = self.difference and self.difference.to_dict()
         return {"name": self.name, **self.figures, "metrics": self.metrics, "against_first": against}
 
     @property

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +51,10 @@ class Difference:
         if self.interval is not None:  # images of one patient are not independent
             significant = significant and not self.interval[0] <= 0 <= self.interval[1]
         return LARGER if significant else CHANCE
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain JSON types."""
+        return {**asdict(self), "verdict": self.verdict}
 
 
 def paired_difference(first: PredictedClasses, second: PredictedClasses, groups: Mapping[str, str]) -> Difference:

@@ -6,7 +6,6 @@ import csv
 import io
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from xfeat.featurize.system.streams import text_width
@@ -90,7 +89,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
                     part: {name: figures[name] for name in ("images", "accuracy_interval", *COLUMNS)}
                     for part, figures in entry.metrics.items()
                 },
-                "against_first": entry.difference and {**asdict(entry.difference), "verdict": entry.difference.verdict},
+                "against_first": entry.difference and entry.difference.to_dict(),
             }
             for entry in comparison.entries
         ],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,23 +23,6 @@ class FoldAccuracy(TypedDict):
     std: float
     interval: Sequence[float] | None
     folds: list[float]
-
-
-class Combined(NamedTuple):
-    """The out-of-fold predictions of all folds and seeds as one prediction per image.
-
-    The heads of all folds give calibrated probabilities, see :attr:`OutOfFold.calibrated`, so that a threshold means
-    the same for each. Of several seeds, the mean of the log-probabilities is taken.
-
-    Attributes:
-        probabilities: float32 (n, C).
-        temperature: fitted on all folds and seeds, for a head whose own validation rows are too few.
-        note: why it is 1, or empty.
-    """
-
-    probabilities: NDArray[np.float32]
-    temperature: float
-    note: str
 
 
 @dataclass(frozen=True)
@@ -95,10 +78,18 @@ class OutOfFold:
         return np.stack([softmax(one) for one in logits])
 
     @cached_property
-    def combined(self) -> Combined:
-        """One prediction per image, as if a head had been trained and calibrated for it; see :class:`Combined`."""
-        temperature, note = fit_temperature(np.tile(self.labels, len(self.fold)), np.concatenate(self._logits))
-        return Combined(softmax(logarithms(self.calibrated).mean(axis=0)), temperature, note)
+    def combined(self) -> NDArray[np.float32]:
+        """float32 (n, C): one prediction per image, as if a head had been trained and calibrated for it.
+
+        The heads of all folds give calibrated probabilities, so that a threshold means the same for each. Of several
+        seeds, the mean of the log-probabilities is taken.
+        """
+        return softmax(logarithms(self.calibrated).mean(axis=0))
+
+    @cached_property
+    def temperature(self) -> float:
+        """Fitted on all folds and seeds, for a head whose own validation rows are too few."""
+        return fit_temperature(np.tile(self.labels, len(self.fold)), np.concatenate(self._logits))[0]
 
     def averaged(self, rows: NDArray[np.bool_], temperature: float) -> NDArray[np.float32]:
         """Return probabilities float32 (m, C) of ``rows``, bool (n,), with a temperature, averaged over the seeds."""
@@ -110,7 +101,7 @@ class OutOfFold:
 
     def metrics(self, class_names: tuple[str, ...]) -> Metrics:
         """Return the metrics of the combined predictions: each image counts once."""
-        return classification_metrics(self.labels, self.combined.probabilities, class_names)
+        return classification_metrics(self.labels, self.combined, class_names)
 
     def each_fold(self, class_names: tuple[str, ...]) -> list[dict[str, Any]]:
         """Return the result of each fold of each seed.

@@ -64,10 +64,10 @@ def save_crossval(
     metrics, point = main.metrics(names), None
     if target is not None:
         code = positive_class(target, names, main.labels)
-        point = point_at_target(main.labels == code, main.combined.probabilities[:, code], main.patients, target)
+        point = point_at_target(main.labels == code, main.combined[:, code], main.patients, target)
     cases = Cases(
         labels=main.labels,
-        probabilities=main.combined.probabilities,
+        probabilities=main.combined,
         patients=main.patients,
         class_names=names,
         positive=None if point is None else names.index(point.positive),
@@ -89,7 +89,7 @@ def save_crossval(
         "images": len(result.rows),
         "groups": len(np.unique(main.groups)),
         "metrics": metrics,
-        "temperature": main.combined.temperature,
+        "temperature": main.temperature,
         "operating_point": point and point.to_dict(),
         "statistics": study(cases),
         "subgroups": subgroups,
@@ -132,7 +132,7 @@ def _elsewhere(result: CrossValidation, cases: Cases, subgroups: dict[str, Any])
         return None
     folds = result.plan.folds
     same = [name for name, column in subgroups["columns"].items() if column["same_as_class"]]
-    return elsewhere(result.sources, cases, result.left_out, result.main.combined.temperature, same, folds=folds)
+    return elsewhere(result.sources, cases, result.left_out, result.main.temperature, same, folds=folds)
 
 
 def _out_of_fold_table(result: CrossValidation, cases: Cases) -> tuple[list[str], Iterator[list[Any]]]:

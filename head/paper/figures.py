@@ -12,12 +12,12 @@ from xfeat.head.evaluation.subgroups import FEW_PATIENTS
 from xfeat.head.paper.material import CROSSVAL, Material
 from xfeat.head.reports.formatting import with_interval
 from xfeat.head.reports.plots import ForestRow, drawn_classes, evaluation_figures, forest_plot
+from xfeat.head.reports.study_text import FIGURE_NAMES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_ROWS = 50  # of a forest plot on one page
-_MEASURES = {"sensitivity": "sensitivity", "specificity": "specificity", "auc": "AUC", "accuracy": "accuracy"}
 _STEMS = {
     "roc": "roc",
     "precision_recall": "precision-recall",
@@ -25,7 +25,7 @@ _STEMS = {
     "benefit": "decision-curve",
     "confusion": "confusion-matrix",
 }
-STEMS = (*_STEMS.values(), *(f"{kind}-{name}" for kind in ("subgroups", "left-out") for name in _MEASURES))
+STEMS = (*_STEMS.values(), *(f"{kind}-{name}" for kind in ("subgroups", "left-out") for name in FIGURE_NAMES))
 
 
 class PaperFigure(NamedTuple):
@@ -119,7 +119,7 @@ def _subgroups(material: Material) -> Iterator[PaperFigure]:
             f"{_title(material, measure)} in subgroups, with 95 % intervals, {unit(material)}; dashed: all images. "
             f"*, hollow: from fewer than {FEW_PATIENTS} patients of a class. {images_text(material)}"
         )
-        drawing = forest_plot(rows, whole["value"], _MEASURES[measure])
+        drawing = forest_plot(rows, whole["value"], FIGURE_NAMES[measure])
         yield PaperFigure(f"subgroups-{measure}", caption, drawing)
 
 
@@ -147,12 +147,12 @@ def _left_out(material: Material) -> Iterator[PaperFigure]:
             f"with 95 % intervals, {unit(material)}; crosses: heads of ordinary folds on the same images; dashed: all "
             "of these."
         )
-        drawing = forest_plot(lines, overall["elsewhere"]["value"], _MEASURES[measure], "ordinary folds")
+        drawing = forest_plot(lines, overall["elsewhere"]["value"], FIGURE_NAMES[measure], "ordinary folds")
         yield PaperFigure(f"left-out-{measure}", caption, drawing)
 
 
 def _title(material: Material, measure: str) -> str:
-    title = _MEASURES[measure][0].upper() + _MEASURES[measure][1:]
+    title = FIGURE_NAMES[measure][0].upper() + FIGURE_NAMES[measure][1:]
     studied = material.cases.studied
     return (
         title

@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from xfeat.featurize.errors import MismatchError, RunError
+from xfeat.featurize.errors import RunError
 from xfeat.featurize.specs import FeatureSpec
 from xfeat.featurize.typed_json import parse_json
 from xfeat.head.crossval.report import CROSSVAL_FILE
@@ -17,7 +17,7 @@ from xfeat.head.crossval.stored import open_crossval
 from xfeat.head.evaluation.study import Cases, Study, study
 from xfeat.head.reports.eval_report import EVAL_FILE, open_evaluation
 from xfeat.head.runs.digests import damage_of
-from xfeat.head.runs.inputs import open_cache_of, with_cache
+from xfeat.head.runs.inputs import open_same_cache, with_cache
 from xfeat.head.runs.reader import RUN_FILE, Run, open_run
 from xfeat.head.runs.results import pooled_predictions, require_typed
 from xfeat.head.specs import HeadSpec, TrainSpec
@@ -157,15 +157,8 @@ def _of_run(run: Run) -> Material:
 
 def _patients(run: Run) -> dict[str, int]:
     """Return the patient of each image of a run's cache, by its path."""
-    cache = open_cache_of(run)
-    if cache.content_sha256 != run.cache["content_sha256"]:
-        raise MismatchError(
-            "the patients are unknown: these are other features than those that the run was trained on",
-            path=cache.path,
-            expected=f"content of SHA-256 {run.cache['content_sha256'][:16]}…",
-            found=f"{cache.content_sha256[:16]}…",
-            fix="name the cache of the run with --features PATH",
-        )
+    problem = "the patients are unknown: these are other features than those that the run was trained on"
+    cache = open_same_cache(run, problem)
     return dict(zip(cache.columns.path, cache.group_keys.tolist(), strict=True))
 
 

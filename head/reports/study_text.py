@@ -12,7 +12,7 @@ NOT_MEASURED = (
     "These images come from the same source as the training images. How well the model does elsewhere was not "
     "measured: xhead crossval --leave-out COLUMN trains without each hospital in turn, xhead eval tests other images."
 )
-_NAMES = {"sensitivity": "sensitivity", "specificity": "specificity", "auc": "AUC", "accuracy": "accuracy"}
+FIGURE_NAMES = {"sensitivity": "sensitivity", "specificity": "specificity", "auc": "AUC", "accuracy": "accuracy"}
 
 
 def study_lines(title: str, study: Mapping[str, Any], *, all_in: str) -> list[str]:
@@ -87,11 +87,11 @@ def benefit_text(curve: Mapping[str, Any]) -> str:
 
 
 def with_points(value: float | None, interval: Any) -> str:
-    """Write a difference of proportions and its interval in percentage points: ``−2.1 (−4.0 to −0.3) points``."""
+    """Write a difference of proportions and its interval in percentage points: ``−2.1 (−4.0 to −0.3)``."""
     if value is None:
         return "–"
     ends = "" if interval is None else f" ({points(interval[0])} to {points(interval[1])})"
-    return f"{points(value)}{ends} points"
+    return f"{points(value)}{ends}"
 
 
 def subgroup_lines(subgroups: Mapping[str, Any] | None) -> list[str]:
@@ -110,8 +110,8 @@ def subgroup_lines(subgroups: Mapping[str, Any] | None) -> list[str]:
 
 
 def _table(values: list[dict[str, Any]]) -> list[list[str]]:
-    figures = [figure for figure in _NAMES if figure in values[0]]
-    head = ["", "images", "patients", *(_NAMES[figure] for figure in figures)]
+    figures = [figure for figure in FIGURE_NAMES if figure in values[0]]
+    head = ["", "images", "patients", *(FIGURE_NAMES[figure] for figure in figures)]
     return [head, *(_row(row, figures) for row in values)]
 
 
@@ -125,7 +125,7 @@ def gap_texts(gaps: Mapping[str, Any], comparisons: int) -> Iterator[str]:
     """Say the largest gap of each figure, and whether it is more than chance after so many comparisons."""
     for figure, gap in gaps.items():
         if not gap["gap"]:
-            yield f"no gap in {_NAMES[figure]}"
+            yield f"no gap in {FIGURE_NAMES[figure]}"
             continue
         verdict = "more than chance" if gap["more_than_chance"] else "may be chance"
         others = (
@@ -137,7 +137,7 @@ def gap_texts(gaps: Mapping[str, Any], comparisons: int) -> Iterator[str]:
         ends = gap["interval"]
         interval = "" if ends is None else f" ({points(ends[0])} to {points(ends[1])})"
         yield (
-            f"largest gap in {_NAMES[figure]}: {100 * gap['gap']:.1f} points{interval}, "
+            f"largest gap in {FIGURE_NAMES[figure]}: {100 * gap['gap']:.1f} points{interval}, "
             f"“{gap['high']}” above “{gap['low']}”; {verdict}, corrected for {comparisons} comparisons"
         )
 
@@ -177,10 +177,10 @@ def figure_rows(name: str, images: str, figures: Mapping[str, Any]) -> list[list
         [
             name,
             images,
-            _NAMES[figure],
+            FIGURE_NAMES[figure],
             with_interval(**row["ordinary"]),
             with_interval(**row["elsewhere"]),
-            with_points(**row["drop"]).removesuffix(" points"),
+            with_points(**row["drop"]),
         ]
         for figure, row in figures.items()
         if row["elsewhere"]["value"] is not None
@@ -194,7 +194,9 @@ def expected_elsewhere(found: Mapping[str, Any] | None) -> str:
     if found["unanswerable"]:
         return f"How well the model does elsewhere is unknown: {found['unanswerable']}."
     measured = {
-        _NAMES[key]: row["elsewhere"] for key, row in found["overall"].items() if row["elsewhere"]["value"] is not None
+        FIGURE_NAMES[key]: row["elsewhere"]
+        for key, row in found["overall"].items()
+        if row["elsewhere"]["value"] is not None
     }
     figures = ", ".join(f"{name} {with_interval(**figure)}" for name, figure in measured.items())
     text = f"elsewhere: expect {figures}; measured by training without each {found['column']} in turn"
@@ -216,5 +218,5 @@ def drop_rows(drop: Mapping[str, Any] | None) -> list[tuple[str, str, str]]:
         ends, verdict = row["interval"], "may be chance"
         if ends is not None and (ends[0] > 0 or ends[1] < 0):
             verdict = "more than chance" if ends[0] > 0 else "the external result is better"
-        rows.append((_NAMES[key], with_points(**row).removesuffix(" points"), verdict))
+        rows.append((FIGURE_NAMES[key], with_points(**row), verdict))
     return rows

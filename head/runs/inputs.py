@@ -59,6 +59,29 @@ def open_cache_of(run: Run) -> FeatureCache:
     return as_trained_on(FeatureCache.open(file), run)
 
 
+def open_same_cache(run: Run, what: str = "the cache has changed since the run was trained on it") -> FeatureCache:
+    """Open the cache of a run, with the features that it was trained on.
+
+    Args:
+        run: the run.
+        what: the problem if they are others, for the message.
+
+    Raises:
+        CacheError: if there is none, or it is damaged.
+        MismatchError: if it has other features.
+    """
+    cache = open_cache_of(run)
+    if cache.content_sha256 != run.cache["content_sha256"]:
+        raise MismatchError(
+            what,
+            path=cache.path,
+            expected=f"content of SHA-256 {run.cache['content_sha256'][:16]}…",
+            found=f"{cache.content_sha256[:16]}…",
+            fix="name the cache of the run with --features PATH, or train the run again",
+        )
+    return cache
+
+
 def as_trained_on(cache: FeatureCache, run: Run) -> FeatureCache:
     """Return the cache of a run with the corrections that it was trained with."""
     from xfeat.featurize.cache.columns import Correction

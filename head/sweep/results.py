@@ -16,6 +16,7 @@ from xfeat.featurize.system.atomic import flush, output_error, replacing
 from xfeat.featurize.system.locks import HELD
 from xfeat.featurize.system.regular_files import read_regular
 from xfeat.featurize.typed_json import parse_json
+from xfeat.head.runs.digests import damage_of
 from xfeat.head.runs.resumable import ELSEWHERE, LOCK_FILE, resumable_folder
 from xfeat.head.specs import HeadSpec, TrainSpec
 from xfeat.head.sweep.space import axis_text, parse_widths
@@ -89,11 +90,9 @@ class SweepFolder:
         file = self.folder / SWEEP_FILE
         if not file.is_file():
             return None
-        try:
+        with damage_of(file, fix=_OTHER_NAME):
             facts: dict[str, Any] = parse_json(file.read_bytes())
             found = facts.get("format"), facts.get("schema_version")
-        except (ValueError, AttributeError) as error:
-            raise RunError("damaged sweep.json", path=file, found=str(error), fix=_OTHER_NAME) from error
         if found != (FORMAT, SCHEMA_VERSION):
             raise RunError("a sweep of another format or version", path=file, found=str(found), fix=_OTHER_NAME)
         return facts
@@ -111,7 +110,7 @@ class SweepFolder:
             RunError: if the file is damaged otherwise.
         """
         file = self.folder / RESULTS_FILE
-        try:
+        with damage_of(file, "damaged results", fix=_OTHER_NAME):
             content = read_regular(file)
             whole = content[: content.rfind(b"\n") + 1]
             if whole != content:
@@ -127,8 +126,6 @@ class SweepFolder:
             if any(_DIGEST not in row for row in rows):  # of an earlier version
                 self.rewrite(trials)
             return trials
-        except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-            raise RunError("damaged results", path=file, found=str(error), fix=_OTHER_NAME) from error
 
     def rewrite(self, trials: Sequence[Trial]) -> None:
         """Replace results.csv by these trials."""

@@ -115,13 +115,13 @@ def test_a_class_from_one_source_only_is_called_unanswerable(tmp_path: Path, hos
 def measured(result: Any, threshold: float | None = None) -> dict[str, Any]:
     cases = Cases(
         labels=result.main.labels,
-        probabilities=result.main.combined.probabilities,
+        probabilities=result.main.combined,
         patients=result.main.patients,
         class_names=result.cache.class_names,
         positive=None if threshold is None else 0,
         threshold=threshold,
     )
-    return elsewhere(result.sources, cases, result.left_out, result.main.combined.temperature, folds=3)
+    return elsewhere(result.sources, cases, result.left_out, result.main.temperature, folds=3)
 
 
 @pytest.mark.slow
@@ -155,13 +155,13 @@ def test_the_figures_are_those_of_the_left_out_images(tmp_path: Path) -> None:
     cache = made(tmp_path, thirds())
     result = cross_validate(cache, HEAD, TRAIN, CrossvalSpec(folds=3, by_image=False, seeds=2, leave_out="hospital"))
     found = measured(result)
-    probabilities = result.left_out.averaged(np.ones(COUNT, np.bool_), result.main.combined.temperature)
+    probabilities = result.left_out.averaged(np.ones(COUNT, np.bool_), result.main.temperature)
     for row in found["sources"]:
         mine = np.array(thirds()) == row["source"]
         right = probabilities[mine].argmax(1) == result.main.labels[mine]
         assert row["images"] == mine.sum() == 40
         assert row["figures"]["accuracy"]["elsewhere"]["value"] == pytest.approx(right.mean())
-        ordinary = result.main.combined.probabilities[mine].argmax(1) == result.main.labels[mine]
+        ordinary = result.main.combined[mine].argmax(1) == result.main.labels[mine]
         assert row["figures"]["accuracy"]["ordinary"]["value"] == pytest.approx(ordinary.mean())
         assert row["figures"]["accuracy"]["drop"]["value"] == pytest.approx(ordinary.mean() - right.mean())
     assert set(found["overall"]) == {"accuracy", "sensitivity", "specificity", "auc"}

@@ -182,17 +182,17 @@ def folds(scale: float, seeds: int = 1, count: int = 300) -> OutOfFold:
 
 def test_folds_are_combined_as_calibrated_probabilities_and_seeds_by_their_mean() -> None:
     one = folds(1.0)
-    assert np.array_equal(one.combined.probabilities.argmax(1), one.probabilities[0].argmax(1))
-    assert one.combined.probabilities == pytest.approx(one.calibrated[0], abs=1e-6)
+    assert np.array_equal(one.combined.argmax(1), one.probabilities[0].argmax(1))
+    assert one.combined == pytest.approx(one.calibrated[0], abs=1e-6)
     many = folds(1.0, seeds=3)
     logs = np.log(many.calibrated.astype(np.float64)).mean(0)
     expected = np.exp(logs) / np.exp(logs).sum(1, keepdims=True)
-    assert many.combined.probabilities == pytest.approx(expected, abs=1e-6)
-    assert many.combined.probabilities.shape == (300, 2)
+    assert many.combined == pytest.approx(expected, abs=1e-6)
+    assert many.combined.shape == (300, 2)
 
 
 def test_probabilities_of_0_and_1_are_combined() -> None:
     extreme = folds(1.0)
     extreme.probabilities[0, 0], extreme.probabilities[0, 1] = (1, 0), (0, 1)
-    assert np.isfinite(extreme.combined.probabilities).all()
-    assert extreme.combined.probabilities.sum(1) == pytest.approx(np.ones(300), abs=1e-6)
+    assert np.isfinite(extreme.combined).all()
+    assert extreme.combined.sum(1) == pytest.approx(np.ones(300), abs=1e-6)
