@@ -69,9 +69,10 @@ export function showPrediction(element, prediction, model) {
 // The out-of-distribution score as a sentence.
 export function oodText({ ood, ood_threshold, in_distribution }) {
   if (ood === null) return "";
-  const score = ood.toFixed(2);
-  if (in_distribution === null) return `Out-of-distribution score ${score}, without a threshold. The higher, the less reliable the prediction.`;
-  const comparison = `score ${score}, threshold ${ood_threshold.toFixed(2)}`;
+  if (in_distribution === null) return `Out-of-distribution score ${ood.toFixed(2)}, without a threshold. The higher, the less reliable the prediction.`;
+  // Digits enough to show which one is larger.
+  const digits = [2, 3, 4, 5].find((count) => ood.toFixed(count) !== ood_threshold.toFixed(count)) ?? 6;
+  const comparison = `score ${ood.toFixed(digits)}, threshold ${ood_threshold.toFixed(digits)}`;
   return in_distribution
     ? `No sign of being out of distribution (not a proof): ${comparison}.`
     : `Out of distribution: ${comparison}. Do not rely on this prediction.`;

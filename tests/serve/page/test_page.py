@@ -44,6 +44,9 @@ def test_the_page_shows_predictions_heatmap_warning_table_and_reasons(write_mode
         assert await browser.value(sort) == "descending"
         csv = "import('./table.js').then((m) => m.asCsv([{file: {name: '=1+1.png'}, problem: 'a, b'}], ['x']))"
         assert await browser.value(csv) == 'path,label,p_x,ood,in_distribution,error\r\n\'=1+1.png,,,,,"a, b"\r\n'
+        close = "({ood: 1.0872, ood_threshold: 1.0854, in_distribution: false})"
+        said = await browser.value(f"import('./cards.js').then((m) => m.oodText{close})")
+        assert "score 1.087, threshold 1.085." in said
 
     with serve_model(predictor) as client:
         browse(str(client.base_url), visit)
