@@ -118,10 +118,15 @@ def test_the_page_warns_of_known_biases(
 
 def test_the_operating_point_is_on_the_page(make_cache: MakeCache, tmp_path: Path) -> None:
     target = TargetSpec(positive="covid", target_sensitivity=0.9)
-    run, text = train(make_cache(separation=0.3), tmp_path, target=target)
+    patients = [f"p{row // 4}" for row in range(180)]
+    run, text = train(make_cache(separation=0.3, groups=patients), tmp_path, target=target)
     words = " ".join(Page(text).words)
     assert f"covid if probability ≥ {run.operating_point.threshold:.4f}" in words
     assert run.operating_point.note in words
+    low, high = run.statistics["test"]["most_probable"]["accuracy"]["interval"]
+    by_image = run.metrics["test"]["accuracy_interval"]
+    assert (low, high) != pytest.approx(tuple(by_image), abs=1e-3)  # patients have several images
+    assert f"({100 * low:.1f} to {100 * high:.1f} %)." in words
     assert "prevalence" in words
 
 
