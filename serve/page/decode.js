@@ -19,11 +19,16 @@ const OTHERS = [
   ["AVIF", "ftypavi", 4], ["HEIC", "ftyphei", 4], ["HEIC", "ftypmif1", 4], ["PPM", "P5\n"], ["PPM", "P6\n"],
 ];
 
+// Some browsers fill what is missing with grey, without a word. As is_truncated in featurize/images/decode.py.
+const ENDS = [["\xff\xd8", "\xff\xd9"], ["\x89PNG", "IEND"]];
+const endsNear = (bytes, end) => String.fromCharCode(...bytes.subarray(-4096)).includes(end);
+
 // Why a file cannot be decoded in a browser, or not as on a server; null if it can.
 export function rejection(bytes) {
   if (bytes.length === 0) return "the file is empty";
   const other = OTHERS.find(([, text, at]) => startsWith(bytes, text, at));
   if (other) return `${other[0]} cannot be read in a browser. ${CONVERT}`;
+  if (ENDS.some(([start, end]) => startsWith(bytes, start) && !endsNear(bytes, end))) return "cut short: the end of the picture is missing. Copy the file again.";
   if (startsWith(bytes, "\x89PNG")) {
     if (bytes[24] === 16) return `16-bit PNG: browsers reduce it to 8 bits. ${CONVERT}`;
     return isAnimatedPng(bytes) ? SEVERAL : null;

@@ -219,7 +219,10 @@ def odd_files(folder):
     (folder / "chest.dcm").write_bytes(bytes(128) + b"DICM" + bytes(64))
     (folder / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(40))
     (folder / "empty.png").write_bytes(b"")
-    words = {"chest.dcm": "without an image", "cut.png": "cannot decode it", "empty.png": "empty"}
+    (folder / "half.jpg").write_bytes((folder / "print.jpg").read_bytes()[:-2])
+    (folder / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(40) + b"IEND")
+    words = {"chest.dcm": "without an image", "cut.png": "cut short", "half.jpg": "cut short"}
+    words |= {"bad.png": "cannot decode it", "empty.png": "empty"}
     return words | {name: word for name, (*_, word) in pictures.items()}
 
 
