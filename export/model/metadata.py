@@ -102,7 +102,9 @@ class ModelMetadata(Spec):
     def _upgraded(cls, settings: dict[str, Any]) -> dict[str, Any]:
         # INT8 files of version 0.1 have head_bits.
         settings = {name: value for name, value in settings.items() if name != "head_bits"}
-        bins = settings.get("validation_bins", {})
+        bins = settings.get("validation_bins")
+        if not isinstance(bins, dict):
+            return settings  # missing, or not what it must be: its type is checked like all others
         return settings | {"validation_bins": {name: ScoreBins.from_dict(each) for name, each in bins.items()}}
 
     @classmethod
