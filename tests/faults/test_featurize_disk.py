@@ -14,6 +14,8 @@ from PIL import Image
 
 from tests.faults.noise import draw_noise
 
+pytestmark = pytest.mark.slow
+
 # Featurizes with an engine of many features; a first argument limits the size of any file this process writes.
 RUN = """
 import resource, signal, sys

@@ -364,7 +364,9 @@ def test_every_reader_of_images_says_how_they_are_read() -> None:
     root = Path(__file__).parents[2]
     for package in ("featurize", "head", "export", "serve"):
         for file in (root / package).rglob("*.py"):
-            text = file.read_text()
-            for node in ast.walk(ast.parse(text)) if "images.decode import" in text else ():
-                if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("decode", "read_levels"):
+            nodes = list(ast.walk(ast.parse(file.read_text())))
+            imports = [node for node in nodes if isinstance(node, ast.ImportFrom)]
+            found = {each.name for node in imports if "images.decode" in str(node.module) for each in node.names}
+            for node in nodes:
+                if isinstance(node, ast.Call) and getattr(node.func, "id", "") in found & {"decode", "read_levels"}:
                     assert len(node.args) == 2, f"{file.relative_to(root)}:{node.lineno}"

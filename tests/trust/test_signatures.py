@@ -16,6 +16,8 @@ from tests.trust.conftest import Say
 from xfeat.export.parity.signature import check_signature, read_public_key, sign_certificate, signature_path
 from xfeat.featurize.errors import MismatchError, ModelError, OutputError, SpecError, XfeatError
 
+pytestmark = pytest.mark.slow
+
 CONTENT = b'{"format": "xfeat.certificate"}\n'
 STOCK = shutil.which("minisign")
 

@@ -23,6 +23,8 @@ from xfeat.featurize.errors import DeviceError, ModelError, SpecError
 from xfeat.featurize.system.cuda import PROVIDER as CUDA
 from xfeat.featurize.system.cuda import cuda_driver_present
 
+pytestmark = pytest.mark.slow
+
 CPU = "CPUExecutionProvider"
 RealSession = ort.InferenceSession
 OUTPUTS = ["probabilities", "logits", "heatmap", "ood"]

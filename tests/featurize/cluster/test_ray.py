@@ -302,6 +302,7 @@ def test_ray_that_is_not_installed_says_how_to_get_it(job: Job, monkeypatch: pyt
         job.run()
 
 
+@pytest.mark.slow
 def test_an_unreachable_cluster_is_reported_within_seconds(job: Job) -> None:
     """Port 9 answers nobody. The variable of Ray's own name counts as the option does."""
     command = [XFEAT, "featurize", job.data, "-o", job.output, "--engine", "ray", "--backbone", "efficientnet-lite0"]

@@ -19,6 +19,8 @@ from tests.serve.sharing import HeldPredictor, upload
 from xfeat.serve.inference.results import Prediction
 from xfeat.serve.models.batching import Batcher
 
+pytestmark = pytest.mark.slow
+
 
 def wait_until(true, timeout_s=30):
     deadline = time.monotonic() + timeout_s
@@ -246,7 +248,6 @@ def send_for_ever(connection, request):
         time.sleep(0.001)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", UNREAD)
 def test_a_client_that_never_reads_its_responses_is_disconnected(predictor, serve_model, kind):
     with serve_model(predictor, body_timeout_s=1) as client, connect_without_reading(client) as deaf:
@@ -256,7 +257,6 @@ def test_a_client_that_never_reads_its_responses_is_disconnected(predictor, serv
         assert client.get("/health").status_code == 200
 
 
-@pytest.mark.slow
 def test_a_client_may_take_its_time_for_reading(predictor, serve_model):
     with serve_model(predictor, body_timeout_s=2) as client, connect_without_reading(client) as slow:
         slow.sendall(UNREAD["tensors"] * 60)

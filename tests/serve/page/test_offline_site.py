@@ -19,7 +19,7 @@ from xfeat.serve.page_files import PAGE_FILES, page_file
 from xfeat.serve.static_site import onnxruntime_web, write
 from xfeat.serve.static_site.write import POLICY, write_site
 
-pytestmark = pytest.mark.usefixtures("package")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("package")]
 
 
 @pytest.fixture
