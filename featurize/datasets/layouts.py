@@ -220,7 +220,12 @@ def _select_classes(dataset: Dataset, wanted: list[str], data: Root) -> Dataset:
     names = tuple(sorted(set(wanted)))
     index = {dataset.class_names.index(name): new for new, name in enumerate(names)}
     entries = [entry._replace(label=index[entry.label]) for entry in dataset.entries if entry.label in index]
-    return replace(dataset, class_names=names, entries=entries)
+    others = count_left_out(
+        [(each.path, "of no class in --classes") for each in dataset.entries if each.label not in index]
+    )
+    for line in describe_left_out(others):
+        logger.info("%s", line)
+    return replace(dataset, class_names=names, entries=entries, left_out={**dataset.left_out, **others})
 
 
 # Folders and archives

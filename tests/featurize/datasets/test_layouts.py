@@ -67,6 +67,11 @@ def test_classes_can_be_chosen_and_labels_follow(tmp_path: Path) -> None:
     make(tmp_path, "covid/a.png", "normal/b.png", "pneumonia/c.png")
     dataset = open_dataset(tmp_path, classes=["pneumonia", "covid"])
     assert rows(dataset) == [("covid/a.png", "covid", NO_SPLIT), ("pneumonia/c.png", "pneumonia", NO_SPLIT)]
+    assert dataset.left_out["of no class in --classes"] == {
+        "files": 1,
+        "suffixes": {".png": 1},
+        "example": "normal/b.png",
+    }
 
 
 @pytest.mark.parametrize(("classes", "said"), [(["flu", "covid"], "no class called flu"), ([], "no classes are given")])

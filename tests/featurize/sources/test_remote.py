@@ -159,7 +159,7 @@ def test_a_connection_that_is_cut_ends_the_run_which_resumes(
     bench.engine.batch_size = 2
     with pytest.raises(DataError, match="no answer after 3 attempts") as cut:
         bench.run(data=url, workers=1, progress=progress)
-    assert "it resumes" in str(cut.value)
+    assert "xfeat featurize resumes" in str(cut.value)
     assert 0 < seen[-1] < 12
     proxy.cut = False
     done = bench.run(data=url, workers=1)
