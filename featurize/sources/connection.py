@@ -172,7 +172,7 @@ class Connection:
                         f"no answer after {len(waits) + 1} attempts",
                         path=url,
                         found=found,
-                        fix="check the address and the connection, then run the command again (xfeat featurize resumes)",
+                        fix="check the address and the connection, and run it again (xfeat featurize resumes)",
                     ) from error
                 logger.info("%s: %s; trying again", url, found)
                 time.sleep(wait)
