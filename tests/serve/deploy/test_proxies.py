@@ -165,7 +165,8 @@ def test_a_proxy_passes_the_page_and_predictions_and_keeps_the_rest_for_the_mach
     two = proxied.post("/predict", files=upload(("a.png", image), ("b.png", image)), headers=key)
     assert two.status_code == 413
     with contextlib.suppress(httpx.WriteError, httpx.ReadError):  # closed while the body was still being sent
-        assert proxied.post("/predict", content=b"0" * (33 * MEBIBYTE), headers=key).status_code == 413
+        large = proxied.post("/predict", content=b"0" * (33 * MEBIBYTE), headers=key)
+        assert (large.status_code, list(large.json())) == (413, ["error"])
 
     # No image has been written to the disk.
     assert [path for path in tmp_path.rglob("*") if path.is_file() and image[:64] in path.read_bytes()] == []
