@@ -58,6 +58,7 @@ IMAGES = ("clear/p486-1.jpg", "opacity/p271-1.jpg")
 # What differs from run to run, from version to version, or from machine to machine.
 CHANGING = {
     r"\b\d{4}-\d\d-\d\d([T ]\d\d:[\d:+.]+)?": "2026-01-31",
+    r"\b\d\d:\d\d:\d\d[\d:+.]*": "",
     r"\b\d+\.\d+\.\d+[^\s,;)]*": "1.2.3",
     r"\b[0-9a-f]{16}\b": "0123456789abcdef",
 }
