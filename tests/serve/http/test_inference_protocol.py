@@ -18,6 +18,12 @@ COLOURS = ((255, 0, 0), (0, 255, 0), (12, 99, 200))
 
 
 @pytest.fixture
+def client(fuzz_client):
+    """Return a client of one server for all requests."""
+    return fuzz_client
+
+
+@pytest.fixture
 def whole(write_model) -> Predictor:
     """Return a model with all four outputs."""
     return Predictor.open(write_model(ood=True, heatmap=True, ood_threshold=0.5), device="cpu")
@@ -182,7 +188,7 @@ GOOD = tensor(pixels_of(COLOURS[:1], side=2))
         ({"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": ["%"]}]}, 400, "base64"),
         ({"inputs": [{"name": "image", "datatype": "BYTES", "shape": [2], "data": [""]}]}, 400, "shape"),
         ({"inputs": [{"name": "image", "datatype": "BYTES", "shape": [], "data": [""]}]}, 400, "shape"),
-        ({"inputs": [GOOD], "outputs": [{"name": "heatmap"}]}, 400, "no output called 'heatmap'"),
+        ({"inputs": [GOOD], "outputs": [{"name": "features"}]}, 400, "no output called 'features'"),
         ({"inputs": [GOOD], "outputs": {}}, 400, "outputs"),
         ({"inputs": [GOOD], "outputs": [{}]}, 400, "name"),
         *(

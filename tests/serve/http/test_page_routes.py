@@ -16,6 +16,12 @@ from xfeat.serve.page_files import PAGE_FILES
 ROUTES = (*PAGES, "/openapi.json", "/model", "/health", "/metrics", "/v2", "/v2/health/live", "/nothing")
 
 
+@pytest.fixture
+def client(fuzz_client):
+    """Return a client of one server for all requests."""
+    return fuzz_client
+
+
 @pytest.mark.parametrize("address", ROUTES)
 def test_every_response_has_the_security_headers(client, address):
     headers = client.get(address, headers={"Origin": "https://elsewhere.example"}).headers
@@ -102,14 +108,16 @@ def test_the_open_inference_protocol_describes_the_model(client):
     assert list(missing.json()) == ["error"]
 
 
-def test_the_metrics_count_requests_and_images(client, tiny):
+def test_the_metrics_count_requests_and_images(predictor, serve_model, tiny):
     files = [("files", ("red.png", tiny.draw((255, 0, 0)))), ("files", ("text.png", b"text"))]
-    client.post("/predict", files=files)
-    client.get("/nothing")
-    client.get("/elsewhere")
+    with serve_model(predictor) as client:
+        client.post("/predict", files=files)
+        client.get("/nothing")
+        client.get("/elsewhere")
+        text = client.get("/metrics").text
     samples = {
         (sample.name, json.dumps(sample.labels, sort_keys=True)): sample.value
-        for family in text_string_to_metric_families(client.get("/metrics").text)
+        for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
 
