@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from itertools import chain, islice
 from pathlib import Path
@@ -100,17 +101,8 @@ def predict(
         **chosen,
     )
     results: list[Result] = []
-    classified = skipped = 0
     with progress_bar("predicting", "images") as progress:
-        first = list(islice(stream, 1))  # what fails before it leaves no file
-        with _rows(output, predictor.metadata, results) as write:
-            for result in chain(first, stream):
-                if isinstance(result, SkippedImage):
-                    skipped += 1
-                    warn([f"skipped {result.path}: {result.reason}"])
-                else:
-                    classified += 1
-                write(result)
+        classified, skipped = _write_rows(stream, output, predictor.metadata, results)
     if not classified:
         raise DataError("none of the images could be classified", found=f"skipped: {skipped}, for the reasons above")
     if output is None:
@@ -125,6 +117,25 @@ def predict(
         say(line)
     if skipped:
         sys.exit(EXIT_PARTIAL)
+
+
+def _write_rows(
+    stream: Iterator[Result], output: Path | None, metadata: ModelMetadata, results: list[Result]
+) -> tuple[int, int]:
+    """Write each result when it is known; return how many images were classified, and how many were skipped."""
+    from xfeat.serve.inference.results import SkippedImage
+
+    classified = skipped = 0
+    first = list(islice(stream, 1))  # what fails before it leaves no file
+    with _rows(output, metadata, results) as write:
+        for result in chain(first, stream):
+            if isinstance(result, SkippedImage):
+                skipped += 1
+                warn([f"skipped {result.path}: {result.reason}"])
+            else:
+                classified += 1
+            write(result)
+    return classified, skipped
 
 
 def _rows(output: Path | None, metadata: ModelMetadata, results: list[Result]) -> AbstractContextManager[Write]:
