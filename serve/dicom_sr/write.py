@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from xfeat.export.model.interface import HEATMAP
-from xfeat.featurize.errors import ImageError, MissingExtraError, OutputError
+from xfeat.featurize.errors import ImageError, OutputError, needs_extra
 from xfeat.featurize.system.atomic import replacing
 from xfeat.serve.dicom_sr.identity import ModelIdentity
 from xfeat.serve.dicom_sr.source import NOT_DICOM, OWN_HEATMAP, SourceImage, read_source
@@ -39,13 +39,8 @@ class ReportBuilder:
     """
 
     def __init__(self, predictor: Predictor) -> None:
-        try:
+        with needs_extra("dicom-sr", "structured reports need highdicom, which is not installed"):
             import highdicom  # noqa: F401
-        except ModuleNotFoundError as error:
-            raise MissingExtraError(
-                f"structured reports need {error.name}, which is not installed",
-                fix="pip install 'xfeat-onnx[dicom-sr]'",
-            ) from error
         self.has_heatmaps = HEATMAP in predictor.model.known_outputs
         self._model = ModelIdentity.of(predictor)
         self._preprocess = predictor.metadata.feature_spec.preprocess
