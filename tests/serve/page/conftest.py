@@ -76,6 +76,7 @@ class Browser:
             message = await self._connection.receive_json(timeout=60)
             if message.get("id") == self._number:
                 assert "error" not in message, message
+                assert message.get("type", "success") == "success", message  # of Firefox
                 return message["result"]
             self._hear(message)
 

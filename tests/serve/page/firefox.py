@@ -27,19 +27,12 @@ SETTINGS = {
 class Firefox(Browser):
     """One page of Firefox, with the methods of the page of Chromium."""
 
-    async def call(self, method, **parameters):
-        self._number += 1
-        await self._connection.send_json({"id": self._number, "method": method, "params": parameters})
-        while True:
-            message = await self._connection.receive_json(timeout=60)
-            if message.get("id") == self._number:
-                assert message["type"] == "success", message
-                return message["result"]
-            said = message.get("params", {})
-            if message.get("method") == "log.entryAdded" and said["level"] == "error":
-                self.complaints.append(said["text"])
-            if message.get("method") == "network.beforeRequestSent":
-                self.requests.append(said["request"]["url"])
+    def _hear(self, message):
+        said = message.get("params", {})
+        if message.get("method") == "log.entryAdded" and said["level"] == "error":
+            self.complaints.append(said["text"])
+        if message.get("method") == "network.beforeRequestSent":
+            self.requests.append(said["request"]["url"])
 
     async def open(self, address):
         await self.call("session.new", capabilities={})
